@@ -1,0 +1,27 @@
+"""Secateur prunes trained speech recognisers: the public names, each imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secateur.errors import SecateurError
+
+__version__ = "0.1.0"
+
+__all__ = ["SecateurError", "__version__"]
+
+_HOMES = {
+    "SecateurError": "secateur.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
