@@ -1,0 +1,81 @@
+"""What a model really has and does: its parameters and multiply-accumulates, counted on the model itself."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig, PreTrainedModel
+
+FRAMES_PER_SECOND = 100
+"""Feature frames of models that hear mel features: a hop of 10 ms, as NeMo's and transformers' extractors have it."""
+
+SAMPLES_PER_SECOND = 16000
+"""Samples of models that hear the waveform itself."""
+
+
+def parameters(model: nn.Module) -> int:
+    """Trainable numbers in a model; one that two modules share counts once, buffers do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs(model: PreTrainedModel, seconds: float) -> int:
+    """Multiply-accumulates of the matrix products and convolutions for one utterance of ``seconds``, not padded.
+
+    What is elementwise (norms, activations, softmax, biases) is not counted, as everywhere in the field; a convolution
+    counts all its taps at its edges too. The model may be sliced in any way; neither it nor memory is touched.
+    """
+    return macs_by_module(model, seconds)[""]
+
+
+def macs_by_module(model: PreTrainedModel, seconds: float) -> dict[str, int]:
+    """Multiply-accumulates of every module that was called, those of its children included.
+
+    Names are those of ``model.named_modules()``, hence ``""`` is the whole model. See `macs` for what is counted.
+    """
+    skeleton = _skeleton(model)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        skeleton(**example_input(skeleton, seconds))
+    root = type(skeleton).__name__
+    flops = {
+        name.removeprefix(root).removeprefix("."): sum(by_operation.values())
+        for name, by_operation in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    # The counter's unit is the floating-point operation, two to a multiply-accumulate.
+    return {"": counter.get_total_flops() // 2} | {name: count // 2 for name, count in flops.items()}
+
+
+def example_input(model: PreTrainedModel, seconds: float, batch: int = 1) -> dict[str, Tensor]:
+    """Zeros in the shape, on the device and in the precision that ``model`` hears, without padding.
+
+    [batch, frames, mel bins] for models of mel features, [batch, samples] for models of waveforms.
+    """
+    config = getattr(model.config, "encoder_config", model.config)
+    shape: tuple[int, ...]
+    if model.main_input_name == "input_features":
+        shape = (batch, round(seconds * FRAMES_PER_SECOND), config.num_mel_bins)
+    else:
+        shape = (batch, round(seconds * SAMPLES_PER_SECOND))
+    return {model.main_input_name: torch.zeros(shape, dtype=model.dtype, device=model.device)}
+
+
+def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
+    """The same modules with shapes in place of numbers, in evaluation mode and with attention written out.
+
+    The counter misses the positions' half of relative attention inside the fused kernels.
+    """
+    shapes: dict[int, object] = {}
+    for parameter in model.parameters():
+        shapes[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in model.buffers():
+        shapes[id(buffer)] = torch.empty_like(buffer, device="meta")
+    skeleton = copy.deepcopy(model, shapes).eval()
+    for module in skeleton.modules():
+        # A sliced layer carries a configuration of its own.
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config._attn_implementation = "eager"
+    return skeleton
