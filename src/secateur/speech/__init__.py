@@ -1,0 +1,1 @@
+"""Speech: corpora, reading audio, and batches of it."""

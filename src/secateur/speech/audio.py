@@ -1,0 +1,203 @@
+"""Audio files as mono float32 waveforms at the rate a model wants, whole or in blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from secateur.errors import SecateurError
+
+Waveform: TypeAlias = npt.NDArray[np.float32]
+
+# Read in pieces, so that neither an hour-long file nor a header that lies about its length costs memory.
+_READ_FRAMES = 1 << 18
+# How much less than its header promises a file may hold: lossy encoders round to whole packets.
+_MISSING_SECONDS = 0.1
+
+
+def read_audio(
+    path: str | Path, sample_rate: int, *, offset: float = 0.0, duration: float | None = None
+) -> Waveform:
+    """Read a file, or a part of it, as one waveform.
+
+    Anything that soundfile reads will do (WAV, FLAC, Ogg Opus and Vorbis, MP3, ...), at any sample rate and bit
+    depth; channels are averaged. The part is found by seeking wherever the format can seek.
+
+    Args:
+        path: the audio file.
+        sample_rate: of the result, in Hz.
+        offset: where to start, in seconds of the file.
+        duration: how much to read, in seconds; None reads to the end. What lies beyond the end is left out.
+
+    Returns:
+        float32 [samples], at least one sample, full scale at 1.
+
+    Raises:
+        SecateurError: the file is missing, empty, damaged, not audio, or has samples that are not finite; or the
+            part starts past its end.
+    """
+    return _joined(list(_resampled(Path(path), sample_rate, offset, duration)))
+
+
+def audio_blocks(
+    path: str | Path,
+    sample_rate: int,
+    block_seconds: float,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+) -> Iterator[Waveform]:
+    """Read a file of any length in bounded memory, block after block.
+
+    The blocks joined are what `read_audio` returns for the same arguments: resampling is continuous across them.
+
+    Args:
+        block_seconds: length of every block but the last, which is shorter if need be.
+
+    Yields:
+        float32 [round(block_seconds * sample_rate)], the last one [1 or more].
+
+    Raises:
+        SecateurError: as `read_audio`, some of it only when reading has reached the fault.
+    """
+    size = round(block_seconds * sample_rate)
+    if size < 1:
+        raise SecateurError(
+            f"a block of {block_seconds:g} s holds no sample at {sample_rate} Hz: make it longer"
+        )
+    return _rechunked(_resampled(Path(path), sample_rate, offset, duration), size)
+
+
+def audio_seconds(path: str | Path) -> float:
+    """Length of an audio file in seconds, from its header where that says.
+
+    Raises:
+        SecateurError: the file is missing, empty, damaged or not audio.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        # libsndfile's "unknown" is the largest count there is; no real file comes near half of it.
+        known = file.frames < 1 << 62
+        frames = file.frames if known else sum(len(block) for block in _source_blocks(file, path, 0, None))
+        return float(frames / file.samplerate)
+
+
+def _opened(path: Path) -> soundfile.SoundFile:
+    if not path.exists():
+        raise SecateurError(f"{path} does not exist: check the path")
+    if not path.is_file():
+        raise SecateurError(f"{path} is not a file: give the path of an audio file")
+    try:
+        if path.stat().st_size == 0:
+            raise SecateurError(f"{path} is empty (0 bytes): replace it or leave it out")
+        file = soundfile.SoundFile(path)
+    # A TypeError is how soundfile says that a headerless .raw file lacks its sample rate.
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        raise SecateurError(
+            f"{path} cannot be read as audio ({_reason(error)}): give WAV, FLAC, Ogg Opus or Vorbis, or MP3"
+        ) from error
+    if file.frames == 0:
+        file.close()
+        raise SecateurError(f"{path} is empty (0 samples): replace it or leave it out")
+    return file
+
+
+def _resampled(path: Path, sample_rate: int, offset: float, duration: float | None) -> Iterator[Waveform]:
+    """Pieces of unspecified lengths, at least one sample in all."""
+    if not (math.isfinite(offset) and offset >= 0):
+        raise SecateurError(f"offset {offset} of {path} is not a time in seconds: give 0 or more")
+    if duration is not None and not (math.isfinite(duration) and duration > 0):
+        raise SecateurError(f"duration {duration} of {path} is not a length in seconds: give more than 0")
+    with _opened(path) as file:
+        start = round(offset * file.samplerate)
+        count = None if duration is None else round(duration * file.samplerate)
+        blocks = _source_blocks(file, path, start, count)
+        produced = 0
+        for piece in (
+            blocks if file.samplerate == sample_rate else _converted(blocks, file.samplerate, sample_rate)
+        ):
+            produced += len(piece)
+            yield piece
+        if produced == 0:
+            raise SecateurError(
+                f"{path} holds less than one sample at {sample_rate} Hz from {offset:g} s on: leave it out"
+            )
+
+
+def _converted(blocks: Iterator[Waveform], source_rate: int, sample_rate: int) -> Iterator[Waveform]:
+    resampler = soxr.ResampleStream(source_rate, sample_rate, num_channels=1, dtype="float32")
+    for block in blocks:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _source_blocks(
+    file: soundfile.SoundFile, path: Path, start: int, count: int | None
+) -> Iterator[Waveform]:
+    """Mono blocks at the file's own rate: `count` frames from frame `start` on, or as many as there are."""
+    total = file.frames
+    if start >= total:
+        raise SecateurError(
+            f"{path} is {total / file.samplerate:.2f} s long, so nothing starts at {start / file.samplerate:.2f} s: "
+            "check the offset"
+        )
+    wanted = total - start if count is None else min(count, total - start)
+    done = 0
+    try:
+        skip = start
+        if start and file.seekable():
+            file.seek(start)
+            skip = 0
+        while skip:
+            passed = len(file.read(min(skip, _READ_FRAMES), dtype="float32", always_2d=True))
+            skip = skip - passed if passed else 0
+        while done < wanted:
+            block = file.read(min(wanted - done, _READ_FRAMES), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            done += len(block)
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            if not np.isfinite(mono).all():
+                raise SecateurError(f"{path} has samples that are not finite (NaN or infinity): leave it out")
+            yield mono
+    except soundfile.SoundFileError as error:
+        raise SecateurError(f"{path} is damaged ({_reason(error)}): replace it or leave it out") from error
+    if total < 1 << 62 and wanted - done > _MISSING_SECONDS * file.samplerate:
+        raise SecateurError(
+            f"{path} is damaged (only {done / file.samplerate:.2f} of {wanted / file.samplerate:.2f} s can be read): "
+            "replace it or leave it out"
+        )
+
+
+def _rechunked(pieces: Iterator[Waveform], size: int) -> Iterator[Waveform]:
+    held: list[Waveform] = []
+    count = 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece)
+        if count >= size:
+            joined = _joined(held)
+            whole = count - count % size
+            for first in range(0, whole, size):
+                yield joined[first : first + size]
+            # A copy, so that a short rest does not keep the long array alive.
+            held = [joined[whole:].copy()]
+            count -= whole
+    if count:
+        yield _joined(held)
+
+
+def _joined(pieces: list[Waveform]) -> Waveform:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(". ")
+    return text or "the file's data make no sense"

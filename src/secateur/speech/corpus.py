@@ -1,0 +1,114 @@
+"""A corpus of utterances, and recognising the kind of data that holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from secateur.errors import SecateurError
+from secateur.speech.folders import AUDIO_SUFFIXES, folder_utterances, transcript_beside
+from secateur.speech.manifests import looks_like_manifest, manifest_source
+from secateur.speech.skips import SkipLog, Skipped
+from secateur.speech.utterance import Source, Utterance
+
+__all__ = ["Corpus", "Source", "Utterance", "open_corpus"]
+
+_KINDS = "a LibriSpeech folder (*.trans.txt), a folder of audio, an audio file, a NeMo manifest or a Lhotse cut set (.jsonl)"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances in a fixed order, read from their source anew, and lazily, by every iteration.
+
+        for utterance in open_corpus("LibriSpeech/test-clean"):
+            print(utterance.id, utterance.text)
+
+    The second utterance of an id is called `id#2`, the third `id#3`.
+
+    Attributes:
+        source: where the utterances come from.
+        limit: stop after this many utterances; None reads all.
+    """
+
+    source: Source
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Utterance]:
+        """Utterances without what cannot be read; SecateurError if that is more than `SkipLog()` allows."""
+        return self.utterances(SkipLog())
+
+    def utterances(self, skips: SkipLog) -> Iterator[Utterance]:
+        """Utterances, with what cannot be read noted in `skips`, which raises SecateurError past its limit."""
+        for entry in self.entries():
+            if isinstance(entry, Skipped):
+                skips.skip(entry)
+            else:
+                skips.count()
+                yield entry
+
+    def entries(self) -> Iterator[Utterance | Skipped]:
+        """Utterances and, in their places, what could not be read."""
+        seen: set[str] = set()
+        copies: dict[str, int] = {}
+        for entry in self.source():
+            if isinstance(entry, Skipped):
+                yield entry
+                continue
+            name = entry.id
+            while name in seen:
+                copies[entry.id] = copies.get(entry.id, 1) + 1
+                name = f"{entry.id}#{copies[entry.id]}"
+            seen.add(name)
+            yield entry if name == entry.id else replace(entry, id=name)
+            if len(seen) == self.limit:
+                return
+
+
+def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
+    """Recognise what `data` is by looking at it, and open it without reading it through.
+
+    - A folder: its audio files at any depth, in sorted order. Transcripts come from LibriSpeech's `*.trans.txt`
+      (lines of an utterance's id and its text) or from a `.txt` of the same name beside the audio.
+    - A NeMo manifest: lines of JSON with `audio_filepath` and, where given, `text`, `offset` and `duration`; relative
+      paths start at the manifest's folder.
+    - A Lhotse cut set in lines of JSON, plain or gzipped (needs `secateur[lhotse]`).
+    - An audio file, with its transcript in a `.txt` beside it, if there is one.
+
+    Args:
+        data: a path of one of those.
+        limit: open only the first utterances, this many.
+
+    Raises:
+        SecateurError: there is nothing there, nothing of these, or no audio in it.
+    """
+    path = Path(data).expanduser()
+    if limit is not None and limit < 1:
+        raise SecateurError(f"a limit of {limit} utterances leaves nothing: give 1 or more")
+    if not path.exists():
+        raise SecateurError(f"{data} does not exist: give {_KINDS}")
+    if path.is_dir():
+        source: Source = partial(folder_utterances, path)
+        if next(source(), None) is None:
+            raise SecateurError(f"{data} holds no audio file at any depth: give {_KINDS}")
+    elif looks_like_manifest(path):
+        source = manifest_source(path)
+    elif path.is_file() and (path.suffix.lower() in AUDIO_SUFFIXES or _opens_as_audio(path)):
+        source = partial(_one_file, path)
+    else:
+        raise SecateurError(f"{data} is none of what was looked for: give {_KINDS}")
+    return Corpus(source, limit)
+
+
+def _opens_as_audio(path: Path) -> bool:
+    from secateur.speech.audio import audio_seconds
+
+    try:
+        return audio_seconds(path) > 0
+    except SecateurError:
+        return False
+
+
+def _one_file(path: Path) -> Iterator[Utterance | Skipped]:
+    yield transcript_beside(Utterance(path.stem, path))

@@ -1,0 +1,70 @@
+"""Folders of audio: LibriSpeech's layout, and any other with or without transcripts beside the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from secateur.speech.skips import Skipped
+from secateur.speech.utterance import Utterance
+
+AUDIO_SUFFIXES = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .w64 .wav".split()
+)
+_LIBRISPEECH = ".trans.txt"
+
+
+def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
+    """Every audio file under a folder, directory by directory in sorted order; hidden files and folders are left out.
+
+    In a directory with LibriSpeech transcripts the utterances are their lines, in their order, then any audio that
+    they do not mention. Ids are LibriSpeech's, or else the path in the folder without its suffix.
+    """
+    for name, directories, files in os.walk(folder):
+        directories[:] = sorted(each for each in directories if not each.startswith("."))
+        here = Path(name)
+        paths = [here / each for each in sorted(files) if not each.startswith(".")]
+        audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+        by_stem = {path.stem: path for path in reversed(audio)}
+        mentioned = set()
+        for transcripts in (path for path in paths if path.name.endswith(_LIBRISPEECH)):
+            for entry in _librispeech_chapter(transcripts, by_stem):
+                if isinstance(entry, Utterance):
+                    mentioned.add(entry.path)
+                yield entry
+        for path in audio:
+            if path not in mentioned:
+                yield transcript_beside(Utterance(path.relative_to(folder).with_suffix("").as_posix(), path))
+
+
+def transcript_beside(utterance: Utterance) -> Utterance | Skipped:
+    """The utterance with the text of the `.txt` of the same name, if there is one."""
+    beside = utterance.path.with_suffix(".txt")
+    try:
+        return replace(utterance, text=_text(beside)) if beside.is_file() else utterance
+    except (OSError, UnicodeDecodeError) as error:
+        return Skipped(str(beside), f"cannot be read as UTF-8 text ({error})")
+
+
+def _librispeech_chapter(transcripts: Path, audio: dict[str, Path]) -> Iterator[Utterance | Skipped]:
+    try:
+        lines = transcripts.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        yield Skipped(str(transcripts), f"cannot be read as UTF-8 text ({error})")
+        return
+    for line in lines:
+        if not line.strip():
+            continue
+        name, *words = line.split()
+        if name in audio:
+            yield Utterance(name, audio[name], " ".join(words))
+        else:
+            yield Skipped(
+                name, f"is transcribed in {transcripts}, but there is no audio of that name beside it"
+            )
+
+
+def _text(path: Path) -> str:
+    return " ".join(path.read_text(encoding="utf-8-sig").split())
