@@ -73,13 +73,19 @@ class ConformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; a Conformer takes one of {', '.join(map(str, allowed))}")
+                raise ValueError(
+                    f"{name} is {value!r}; a Conformer takes one of {', '.join(map(str, allowed))}"
+                )
         if hidden_size % num_attention_heads:
-            raise ValueError(f"hidden_size {hidden_size} does not divide into {num_attention_heads} attention heads")
+            raise ValueError(
+                f"hidden_size {hidden_size} does not divide into {num_attention_heads} attention heads"
+            )
         if hidden_size % 2:
             raise ValueError(f"hidden_size {hidden_size} is odd; positions need sine and cosine pairs")
         if conv_context == "symmetric" and conv_kernel_size % 2 == 0:
-            raise ValueError(f"conv_kernel_size {conv_kernel_size} is even; a symmetric convolution needs an odd one")
+            raise ValueError(
+                f"conv_kernel_size {conv_kernel_size} is even; a symmetric convolution needs an odd one"
+            )
         self.vocab_size = vocab_size
         self.num_mel_bins = num_mel_bins
         self.hidden_size = hidden_size

@@ -62,7 +62,9 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
         raise SecateurError(f"{path} holds a {kind}; supported are {SUPPORTED}")
     for part in ("preprocessor", "encoder", "decoder"):
         if not isinstance(config.get(part), dict):
-            raise SecateurError(f"{path}: model_config.yaml has no {part} section, so the model cannot be built")
+            raise SecateurError(
+                f"{path}: model_config.yaml has no {part} section, so the model cannot be built"
+            )
     weights = _weights(path, files)
 
     tokenizer = _tokenizer(path, config, files)
@@ -89,7 +91,9 @@ def _archive_files(path: Path) -> dict[str, bytes]:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
-                    raise SecateurError(f"{path} has a member outside of the archive ({member.name}); not reading it")
+                    raise SecateurError(
+                        f"{path} has a member outside of the archive ({member.name}); not reading it"
+                    )
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is not None:
                     files[name.name] = stream.read()
@@ -132,19 +136,27 @@ def _tokenizer(path: Path, config: dict[str, Any], files: dict[str, bytes]) -> P
     vocabulary = config["decoder"].get("vocabulary") or config.get("labels")
     settings = config.get("tokenizer") or {}
     if settings.get("type", "bpe") not in ("bpe", "agg"):
-        raise SecateurError(f"{path}: tokenizer.type is {settings['type']!r}; supported are bpe and characters")
+        raise SecateurError(
+            f"{path}: tokenizer.type is {settings['type']!r}; supported are bpe and characters"
+        )
     if settings.get("type") == "agg":
-        raise SecateurError(f"{path} has an aggregate of tokenizers, which is not supported; supported is one bpe")
+        raise SecateurError(
+            f"{path} has an aggregate of tokenizers, which is not supported; supported is one bpe"
+        )
     named = str(settings.get("model_path") or "").removeprefix("nemo:")
     sentencepiece = files.get(named) or next((files[name] for name in files if name.endswith(".model")), None)
     if sentencepiece is not None:
         return tokenizer_from_sentencepiece(sentencepiece)
     if not vocabulary:
-        raise SecateurError(f"{path} has neither a SentencePiece model nor decoder.vocabulary; texts cannot be spelled")
+        raise SecateurError(
+            f"{path} has neither a SentencePiece model nor decoder.vocabulary; texts cannot be spelled"
+        )
     return tokenizer_from_pieces([str(piece) for piece in vocabulary])
 
 
-def _feature_extractor(path: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> ParakeetFeatureExtractor:
+def _feature_extractor(
+    path: Path, config: dict[str, Any], weights: dict[str, Tensor]
+) -> ParakeetFeatureExtractor:
     _refuse_others(
         path,
         "preprocessor",
@@ -172,7 +184,9 @@ def _feature_extractor(path: Path, config: dict[str, Any], weights: dict[str, Te
     )
     filters = weights.get("preprocessor.featurizer.fb")
     if filters is not None and not np.allclose(filters.squeeze(0), features.mel_filters, atol=1e-5):
-        raise SecateurError(f"{path}: its mel filters are not the Slaney filters that Secateur would hear with")
+        raise SecateurError(
+            f"{path}: its mel filters are not the Slaney filters that Secateur would hear with"
+        )
     return features
 
 

@@ -26,9 +26,13 @@ def tokenizer_from_pieces(pieces: Sequence[str], scores: Sequence[float] | None 
     """
     characters = " " in pieces
     pieces = [SPACE if piece == " " else piece for piece in pieces]
-    repeated = {piece for piece in pieces if pieces.count(piece) > 1} if len(set(pieces)) < len(pieces) else set()
+    repeated = (
+        {piece for piece in pieces if pieces.count(piece) > 1} if len(set(pieces)) < len(pieces) else set()
+    )
     if repeated:
-        raise SecateurError(f"the vocabulary lists {min(repeated)!r} more than once, so ids would be ambiguous")
+        raise SecateurError(
+            f"the vocabulary lists {min(repeated)!r} more than once, so ids would be ambiguous"
+        )
     vocabulary = [*zip(pieces, scores or [-1.0] * len(pieces), strict=True), (BLANK, -1e4)]
     unknown = pieces.index("<unk>") if "<unk>" in pieces else None
     tokenizer = Tokenizer(Unigram(vocabulary, unk_id=unknown))
@@ -53,4 +57,6 @@ def tokenizer_from_sentencepiece(model: bytes) -> ParakeetTokenizer:
     except RuntimeError as error:
         raise SecateurError(f"the tokenizer in the archive is no SentencePiece model: {error}") from None
     ids = range(processor.get_piece_size())
-    return tokenizer_from_pieces([processor.id_to_piece(i) for i in ids], [processor.get_score(i) for i in ids])
+    return tokenizer_from_pieces(
+        [processor.id_to_piece(i) for i in ids], [processor.get_score(i) for i in ids]
+    )

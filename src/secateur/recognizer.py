@@ -1,0 +1,303 @@
+"""Recognizer: a CTC model with its features, tokenizer and decoding; audio in, text out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+
+from secateur.errors import SecateurError
+from secateur.speech.audio import audio_blocks
+
+Waveform = NDArray[np.float32]
+
+# A recording of up to WHOLE_SECONDS is heard in one piece; a longer one in windows of WINDOW_SECONDS that share
+# OVERLAP_SECONDS with their neighbours, because memory grows with the square of the length.
+WHOLE_SECONDS = 60.0
+WINDOW_SECONDS = 40.0
+OVERLAP_SECONDS = 6.0
+# Features of less sound than this are undefined (a variance over one frame); shorter audio is padded with silence.
+SHORTEST_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A recognised word; ``start`` and ``end`` in seconds, ``confidence`` in [0, 1]."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was heard in ``seconds`` of audio; ``confidence`` is the geometric mean over its tokens."""
+
+    text: str
+    seconds: float
+    confidence: float
+    words: list[Word] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Greedy choices of a CTC model: per frame the best token and its probability."""
+
+    tokens: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+class Recognizer:
+    """A trained CTC model, its feature extractor and its tokenizer.
+
+    Attributes:
+        model: any transformers CTC model, ours included, in evaluation mode.
+        features: from waveforms to model inputs.
+        tokenizer: from token ids to text.
+        blank: id of the CTC blank.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, features: SequenceFeatureExtractor, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.model = model.eval()
+        self.features = features
+        self.tokenizer = tokenizer
+        self.blank = int(model.config.pad_token_id)
+        self._group_norm = getattr(model.config, "feat_extract_norm", None) == "group"
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self.features.sampling_rate)
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Audio samples from one output frame to the next."""
+        config = self.model.config
+        if hasattr(config, "conv_stride"):
+            return math.prod(config.conv_stride)
+        encoder = getattr(config, "encoder_config", config)
+        return int(encoder.subsampling_factor) * int(self.features.hop_length)
+
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.samples_per_frame / self.sample_rate
+
+    def prepare(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Model inputs for a batch: features or samples, padded, and the mask of what is real, on the model's device."""
+        shortest = round(SHORTEST_SECONDS * self.sample_rate)
+        padded = [np.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
+        inputs = self.features(
+            padded,
+            sampling_rate=self.sample_rate,
+            padding=True,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        return {
+            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
+
+    @torch.inference_mode()
+    def logits(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+        """Logits [batch, frames, vocabulary] and the number of frames [batch] that belong to each waveform."""
+        if self._group_norm and len({len(wave) for wave in waveforms}) > 1:
+            return self._logits_one_by_one(waveforms)
+        inputs = self.prepare(waveforms)
+        logits: Tensor = self.model(**inputs).logits
+        return logits, self._lengths(inputs["attention_mask"].sum(-1))
+
+    def _logits_one_by_one(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
+        """For models whose first norm runs over time (wav2vec 2.0 base): padding would change every frame."""
+        each = [self.logits([wave])[0][0] for wave in waveforms]
+        lengths = torch.tensor([len(logits) for logits in each], device=self.model.device)
+        return torch.nn.utils.rnn.pad_sequence(each, batch_first=True), lengths
+
+    def _lengths(self, input_lengths: Tensor) -> Tensor:
+        model = self.model
+        for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
+            if hasattr(model, name):
+                lengths: Tensor = getattr(model, name)(input_lengths)
+                return lengths
+        raise SecateurError(
+            f"{type(model).__name__} does not tell its output lengths, so it cannot be batched"
+        )
+
+    def transcribe(self, audio: str | Path | Waveform) -> Transcript:
+        """Hear one recording of any length: a file, or mono samples at ``sample_rate``.
+
+        Memory does not grow with the length of a file; only its windows are held.
+
+        Raises:
+            SecateurError: the file is missing, empty, or no audio.
+        """
+        if isinstance(audio, np.ndarray):
+            return self.transcribe_batch([audio])[0]
+        blocks = audio_blocks(audio, self.sample_rate, WINDOW_SECONDS)
+        first = _gather(blocks, round(WHOLE_SECONDS * self.sample_rate) + 1)
+        if len(first) <= WHOLE_SECONDS * self.sample_rate:
+            return self.transcribe_batch([first])[0]
+        return self._hear_long(first, blocks)
+
+    def transcribe_batch(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
+        """Hear waveforms (mono, at ``sample_rate``) together; each transcript is as if it were heard alone."""
+        whole = [wave for wave in waveforms if len(wave) <= WHOLE_SECONDS * self.sample_rate]
+        heard = iter(self._frames(whole) if whole else [])
+        return [
+            self._decode(next(heard), len(wave) / self.sample_rate)
+            if len(wave) <= WHOLE_SECONDS * self.sample_rate
+            else self._hear_long(wave, iter(()))
+            for wave in waveforms
+        ]
+
+    def _frames(self, waveforms: Sequence[Waveform]) -> list[Frames]:
+        logits, lengths = self.logits(waveforms)
+        best, tokens = logits.max(-1)
+        probabilities = (best - logits.logsumexp(-1)).float().exp()
+        return [
+            Frames(tokens[i, :n].cpu().numpy(), probabilities[i, :n].cpu().numpy())
+            for i, n in enumerate(lengths.tolist())
+        ]
+
+    def _hear_long(self, start: Waveform, rest: Iterator[Waveform]) -> Transcript:
+        """Hear overlapping windows one after the other and join their frames where both agree."""
+        stride = self.samples_per_frame
+        window = round(WINDOW_SECONDS * self.sample_rate) // stride * stride
+        overlap = round(OVERLAP_SECONDS * self.sample_rate) // stride * stride
+        joined: Frames | None = None
+        samples, buffer, ended = 0, start, False
+        while not ended:
+            if len(buffer) <= window:
+                buffer = np.concatenate([buffer, _gather(rest, window + 1 - len(buffer))])
+            ended = len(buffer) <= window
+            frames = self._frames([buffer[:window]])[0]
+            joined = frames if joined is None else _join(joined, frames, samples // stride, self.blank)
+            step = len(buffer) if ended else window - overlap
+            samples, buffer = samples + step, buffer[step:]
+        assert joined is not None
+        return self._decode(joined, samples / self.sample_rate)
+
+    def _decode(self, frames: Frames, seconds: float) -> Transcript:
+        """Greedy CTC: repeats collapse, blanks go. A token's confidence is its highest probability over its frames."""
+        changes = np.flatnonzero(np.diff(frames.tokens, prepend=-1))
+        runs = [
+            (int(frames.tokens[start]), int(start), int(end))
+            for start, end in zip(changes, [*changes[1:], len(frames.tokens)], strict=True)
+            if frames.tokens[start] != self.blank
+        ]
+        tokens = [token for token, _, _ in runs]
+        peaks = [float(frames.probabilities[start:end].max()) for _, start, end in runs]
+        text = self.tokenizer.decode(tokens, group_tokens=False, skip_special_tokens=True).strip()
+        return Transcript(text, seconds, _geometric_mean(peaks), list(self._words(runs, peaks, seconds)))
+
+    def _words(
+        self, runs: Sequence[tuple[int, int, int]], peaks: Sequence[float], seconds: float
+    ) -> Iterator[Word]:
+        """Group tokens into words at the tokenizer's space mark: a leading ``▁``, or wav2vec 2.0's delimiter."""
+        pieces = self.tokenizer.convert_ids_to_tokens([token for token, _, _ in runs])
+        delimiter = getattr(self.tokenizer, "word_delimiter_token", None)
+        special = set(self.tokenizer.all_special_tokens)
+        groups: list[list[int]] = []
+        open_word = False
+        for index, piece in enumerate(pieces):
+            starts = piece.startswith("▁")
+            if piece == delimiter or piece in special or piece == "▁":
+                open_word = open_word and piece in special
+                continue
+            if starts or not open_word:
+                groups.append([])
+            groups[-1].append(index)
+            open_word = True
+        frame = self.seconds_per_frame
+        for group in groups:
+            text = "".join(pieces[index] for index in group).removeprefix("▁")
+            start, end = runs[group[0]][1] * frame, min(runs[group[-1]][2] * frame, seconds)
+            yield Word(
+                text, round(start, 3), round(end, 3), _geometric_mean([peaks[index] for index in group])
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, the feature extractor and the tokenizer as a transformers checkpoint, without pickle."""
+        self.model.save_pretrained(folder)
+        self.features.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load(
+    source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Recognizer:
+    """Load a recogniser.
+
+    Args:
+        source: a ``.nemo`` archive, a folder with a transformers or Secateur checkpoint, or the name of a
+            transformers checkpoint on the hub.
+        device: where the model computes.
+        dtype: precision of its weights; those of the checkpoint if None.
+
+    Raises:
+        SecateurError: nothing is there, it is damaged, or it is no CTC model that Secateur supports.
+    """
+    path = Path(source)
+    if path.is_file():
+        from secateur.models.nemo import read_nemo
+
+        model, features, tokenizer = read_nemo(path)
+    elif path.exists() or not _looks_like_path(str(source)):
+        from secateur.models.pretrained import read_pretrained
+
+        model, features, tokenizer = read_pretrained(source)
+    else:
+        raise SecateurError(
+            f"{source} does not exist; give a .nemo archive, a checkpoint folder or a hub name"
+        )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
+    return Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.endswith(".nemo")
+
+
+def _gather(blocks: Iterator[Waveform], samples: int) -> Waveform:
+    """Concatenate blocks until there are at least that many samples, or no more blocks."""
+    parts: list[Waveform] = []
+    while samples > 0 and (block := next(blocks, None)) is not None:
+        parts.append(block)
+        samples -= len(block)
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _join(left: Frames, right: Frames, offset: int, blank: int) -> Frames:
+    """Append a window that starts at frame ``offset`` of what was heard so far.
+
+    Both heard the overlap; the cut is at the frame nearest its middle where both hear a blank, so that no token is
+    heard twice or torn, and at the middle if there is none.
+    """
+    overlap = len(left.tokens) - offset
+    silent = (left.tokens[offset:] == blank) & (right.tokens[:overlap] == blank)
+    candidates = np.flatnonzero(silent) if silent.any() else np.array([overlap // 2])
+    cut = int(candidates[np.abs(candidates - overlap // 2).argmin()])
+    return Frames(
+        np.concatenate([left.tokens[: offset + cut], right.tokens[cut:]]),
+        np.concatenate([left.probabilities[: offset + cut], right.probabilities[cut:]]),
+    )
+
+
+def _geometric_mean(probabilities: Iterable[float]) -> float:
+    logs = [math.log(max(p, 1e-10)) for p in probabilities]
+    return round(math.exp(sum(logs) / len(logs)), 4) if logs else 1.0
