@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secateur.errors import SecateurError
+    from secateur.evaluation.evaluate import evaluate
+    from secateur.recognizer import Recognizer, load
 
 __version__ = "0.1.0"
 
-__all__ = ["SecateurError", "__version__"]
+__all__ = ["Recognizer", "SecateurError", "__version__", "evaluate", "load"]
 
 _HOMES = {
+    "Recognizer": "secateur.recognizer",
     "SecateurError": "secateur.errors",
+    "evaluate": "secateur.evaluation.evaluate",
+    "load": "secateur.recognizer",
 }
 
 

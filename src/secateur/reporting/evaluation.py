@@ -1,0 +1,59 @@
+"""The figures of an evaluation and of a comparison, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from secateur.evaluation.comparison import Comparison
+from secateur.evaluation.results import Evaluation, UtteranceResult
+from secateur.reporting.inspection import short
+from secateur.reporting.progress import clock
+
+SIGNIFICANT = 0.05
+
+
+def evaluation_table(model: str, evaluation: Evaluation, worst: int = 0) -> RenderableType:
+    """What `rich` prints of one model: a line for each figure, then the ``worst`` utterances."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _figures(evaluation):
+        table.add_row(name, value)
+    parts: list[RenderableType] = [Text(model, style="bold"), table]
+    for row in evaluation.worst(worst):
+        parts += [Text(), *_utterance(row)]
+    return Group(*parts, Text())
+
+
+def comparison_text(comparison: Comparison) -> RenderableType:
+    """What `rich` prints of two models: their difference, and whether it is more than chance."""
+    bootstrap, pairs = comparison.bootstrap, comparison.matched_pairs
+    verdict = "is more than chance" if max(bootstrap.p, pairs.p) < SIGNIFICANT else "may be chance"
+    low, high = 100 * bootstrap.interval.low, 100 * bootstrap.interval.high
+    return Group(
+        Text(f"The difference of {100 * comparison.difference:+.2f} points of WER {verdict}.", style="bold"),
+        Text(f"95 % interval {low:+.2f} to {high:+.2f}; p = {bootstrap.p:.2g} by paired bootstrap,"),
+        Text(f"p = {pairs.p:.2g} by matched pairs (MAPSSWE, {pairs.segments} segments)"),
+    )
+
+
+def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+    words, interval = evaluation.words, evaluation.interval
+    yield "WER", f"{evaluation.wer:.2%}  (95 % interval {interval.low:.2%} to {interval.high:.2%})"
+    yield "CER", f"{evaluation.cer:.2%}"
+    kinds = f"{words.substitutions} substituted, {words.deletions} deleted, {words.insertions} inserted"
+    yield "word errors", f"{words.errors} of {words.reference}: {kinds}"
+    yield "speech", f"{evaluation.utterances} utterances, {clock(evaluation.audio_seconds)}"
+    yield "real-time factor", f"{evaluation.rtf:.4f}  (model alone {evaluation.rtf_model:.4f})"
+    if evaluation.peak_memory_mb is not None:
+        yield "peak memory", f"{evaluation.peak_memory_mb:.0f} MB"
+    yield "parameters", short(evaluation.params)
+    yield "MACs", f"{short(evaluation.macs_per_second)} per second of audio"
+
+
+def _utterance(row: UtteranceResult) -> Iterator[Text]:
+    yield Text(f"{row.id}: {row.words.errors} errors in {row.words.reference} words", style="bold")
+    yield Text(f"  said   {row.reference}")
+    yield Text(f"  heard  {row.hypothesis}")

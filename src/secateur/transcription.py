@@ -1,0 +1,83 @@
+"""Transcribe many recordings: short ones in batches, long ones window by window, results in the order of the data."""
+
+from __future__ import annotations
+
+from secateur.errors import SecateurError
+from secateur.recognizer import WHOLE_SECONDS, Recognizer, Transcript
+from secateur.reporting.progress import ProgressBar
+from secateur.speech.audio import audio_seconds
+from secateur.speech.batching import read_batches
+from secateur.speech.corpus import Corpus
+from secateur.speech.skips import SkipLog, Skipped
+from secateur.speech.utterance import Utterance
+
+BATCH_SECONDS = 120.0
+
+
+def transcribe(
+    recognizer: Recognizer,
+    corpus: Corpus,
+    *,
+    batch_seconds: float = BATCH_SECONDS,
+    skips: SkipLog | None = None,
+    progress: ProgressBar | None = None,
+) -> list[tuple[Utterance, Transcript]]:
+    """Hear every utterance of a corpus.
+
+    Args:
+        recognizer: What hears.
+        corpus: Speech; whether it is transcribed makes no difference.
+        batch_seconds: Seconds of audio, padding included, that the model is given at once.
+        skips: Collects what cannot be read, and gives up past its limit.
+        progress: Told about each batch.
+
+    Returns:
+        What could be read, with its transcript, in the corpus's order.
+
+    Raises:
+        SecateurError: Nothing, or too little, can be read.
+    """
+    skips = SkipLog() if skips is None else skips
+    utterances: list[Utterance] = []
+    for entry in corpus.entries():
+        if isinstance(entry, Skipped):
+            skips.skip(entry)
+        else:
+            utterances.append(entry)
+    if progress is not None:
+        progress.total = len(utterances)
+
+    streamed: list[Utterance] = []
+    batched: list[Utterance] = []
+    for utterance in utterances:
+        (streamed if _is_long_file(utterance) else batched).append(utterance)
+    heard: dict[str, Transcript] = {}
+
+    def note(utterances: list[Utterance], transcripts: list[Transcript]) -> None:
+        for utterance, transcript in zip(utterances, transcripts, strict=True):
+            heard[utterance.id] = transcript
+        if progress is not None:
+            seconds = sum(transcript.seconds for transcript in transcripts)
+            progress.advance(len(transcripts), audio_seconds=seconds)
+
+    for utterance in streamed:
+        try:
+            note([utterance], [recognizer.transcribe(utterance.path)])
+        except SecateurError as error:
+            skips.skip(Skipped(str(utterance.path), str(error)))
+        else:
+            skips.count()
+    if batched:
+        for batch in read_batches(batched, recognizer.sample_rate, batch_seconds, skips=skips):
+            note(batch.utterances, recognizer.transcribe_batch(batch.waveforms))
+    return [(utterance, heard[utterance.id]) for utterance in utterances if utterance.id in heard]
+
+
+def _is_long_file(utterance: Utterance) -> bool:
+    """Whether the recogniser would cut it into windows anyway, so that it need not be held whole in memory."""
+    if utterance.offset or utterance.duration is not None:
+        return False
+    try:
+        return audio_seconds(utterance.path) > WHOLE_SECONDS
+    except SecateurError:
+        return False  # Reading it in a batch says what is wrong with it.
