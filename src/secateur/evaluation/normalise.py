@@ -1,0 +1,67 @@
+"""Text normalisation before scoring: what a word error rate shall not count as an error."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from functools import cache
+
+from secateur.errors import SecateurError
+
+Normaliser = Callable[[str], str]
+
+_APOSTROPHES = "'\u2019\u02bc"
+
+
+def normaliser(name: str) -> Normaliser:
+    """Look up the function that prepares both reference and hypothesis for alignment.
+
+    Every normaliser leaves words separated by single spaces, without spaces at the ends:
+
+    - `none`: nothing else.
+    - `basic`: lower case, Unicode NFC, every punctuation mark and symbol except the apostrophe becomes a
+      space. Enough where references are upper case (LibriSpeech) or punctuated, in any language.
+    - `english`: Whisper's English normaliser as transformers ships it (Radford et al. 2022, appendix C):
+      `basic` and spelled-out numbers, contractions, titles, fillers. transformers does not ship its table of
+      British and American spellings, so `colour` and `color` stay different words.
+
+    Raises:
+        SecateurError: There is no normaliser of that name.
+    """
+    if name not in _NORMALISERS:
+        raise SecateurError(
+            f"there is no text normalisation {name!r}: choose one of {', '.join(NORMALISERS)}"
+        )
+    return _NORMALISERS[name]()
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.split())
+
+
+@cache
+def _scored_character(character: str) -> str:
+    if character in _APOSTROPHES:
+        return "'"
+    return " " if unicodedata.category(character)[0] in "PS" else character
+
+
+def _basic(text: str) -> str:
+    return _collapse("".join(map(_scored_character, unicodedata.normalize("NFC", text.lower()))))
+
+
+@cache
+def _english() -> Normaliser:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    whisper = EnglishTextNormalizer({})
+    return lambda text: _collapse(whisper(text))
+
+
+_NORMALISERS: dict[str, Callable[[], Normaliser]] = {
+    "none": lambda: _collapse,
+    "basic": lambda: _basic,
+    "english": _english,
+}
+
+NORMALISERS = tuple(_NORMALISERS)

@@ -1,0 +1,49 @@
+"""Text normalisation before scoring."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import SecateurError
+from secateur.evaluation.normalise import NORMALISERS, normaliser
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("IT'S  A\tDOG\n", "it's a dog"),
+        ("“Well-known,” he said: don\u2019t!", "well known he said don't"),
+        ("cafe\u0301", "café"),
+        ("ДА, конечно…", "да конечно"),
+        ("...", ""),
+    ],
+)
+def test_basic_lowers_case_and_drops_punctuation_but_keeps_apostrophes(text, expected):
+    assert normaliser("basic")(text) == expected
+
+
+def test_none_changes_nothing_but_spaces():
+    assert normaliser("none")("  Mr. Quilter\tis  ") == "Mr. Quilter is"
+
+
+def test_english_writes_out_contractions_and_turns_number_words_into_digits():
+    assert normaliser("english")("Mr. Smith won't pay twenty-one dollars") == "mister smith will not pay $21"
+
+
+def test_an_unknown_normalisation_is_refused_with_the_ones_there_are():
+    with pytest.raises(SecateurError, match=r"'klingon'.*none, basic, english"):
+        normaliser("klingon")
+
+
+@given(text=st.text(), name=st.sampled_from(NORMALISERS))
+def test_words_are_separated_by_single_spaces(text, name):
+    normalised = normaliser(name)(text)
+    assert normalised == " ".join(normalised.split())
+
+
+@given(st.text())
+def test_basic_normalisation_is_idempotent(text):
+    once = normaliser("basic")(text)
+    assert normaliser("basic")(once) == once
