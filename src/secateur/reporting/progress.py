@@ -1,0 +1,112 @@
+"""The one progress bar: seconds of audio done, speed, the figures that matter, time left; on standard error."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+class ProgressBar:
+    """What long work reports to; a context manager, silent where nobody would see it.
+
+    >>> with ProgressBar("evaluating", total=462, quiet=quiet) as bar:
+    ...     for batch in batches:
+    ...         bar.advance(len(batch), audio_seconds=seconds, WER="3.5 %")
+
+    shows `evaluating ━━━━━╸━━━ 64%  41:27 of audio  35 x real time  WER 3.5 %  0:00:32 left`.
+
+    Args:
+        description: What is being done, in a word or two.
+        total: How many steps (utterances, updates, layers, ...) there are; None where nobody knows yet. It may be
+            set later.
+        quiet: Show nothing. Nothing is shown either where standard error is not a terminal.
+        console: Where to show it instead of standard error.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        total: float | None = None,
+        quiet: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self.description = description
+        self.quiet = quiet
+        self._total = total
+        self._console = console
+        self._display: Progress | None = None
+        self._task: TaskID | None = None
+        self._audio_seconds = 0.0
+        self._started = perf_counter()
+
+    @property
+    def total(self) -> float | None:
+        """Steps there are, if known."""
+        return self._total
+
+    @total.setter
+    def total(self, steps: float | None) -> None:
+        self._total = steps
+        if self._display is not None and self._task is not None:
+            self._display.update(self._task, total=steps)
+
+    def __enter__(self) -> ProgressBar:
+        self._started = perf_counter()
+        if self.quiet:
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        console = self._console or Console(stderr=True)
+        if not console.is_terminal:
+            return self
+        self._display = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._display.add_task(self.description, total=self._total, figures="")
+        self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._display is not None:
+            self._display.stop()
+            self._display = None
+
+    def advance(self, steps: float = 1, *, audio_seconds: float = 0.0, **figures: object) -> None:
+        """Report progress since the last call.
+
+        Args:
+            steps: Steps done.
+            audio_seconds: Seconds of audio they held.
+            figures: What to show beside it, by name, as it shall read.
+        """
+        self._audio_seconds += audio_seconds
+        if self._display is None or self._task is None:
+            return
+        shown = [f"{name} {value}" for name, value in figures.items()]
+        if self._audio_seconds:
+            speed = self._audio_seconds / max(perf_counter() - self._started, 1e-9)
+            shown = [f"{clock(self._audio_seconds)} of audio", f"{speed:.3g} x real time", *shown]
+        self._display.update(self._task, advance=steps, figures="  ".join(shown))
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as people read it: `41:27`, `2:41:27`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
