@@ -1,0 +1,183 @@
+"""Run a recogniser over transcribed speech: how well it hears, how fast, and at what cost."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+from transformers import PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
+from secateur.evaluation.normalise import Normaliser, normaliser
+from secateur.evaluation.results import Evaluation, UtteranceResult
+from secateur.evaluation.timing import wait_for
+from secateur.recognizer import Recognizer, Transcript
+from secateur.reporting.progress import ProgressBar
+from secateur.speech.batching import SpeechBatch, read_batches
+from secateur.speech.corpus import Corpus, open_corpus
+from secateur.speech.skips import SkipLog, Skipped
+from secateur.speech.utterance import Utterance
+from secateur.structure import counting
+
+BATCH_SECONDS = 30.0
+"""Fastest of 15, 30, 60 and 120 for a 13 M-parameter Conformer on one CPU core; accelerators want more."""
+
+MACS_AUDIO_SECONDS = 10.0
+"""Length of the utterance whose multiply-accumulates are divided by its seconds: attention's grow with the length."""
+
+COUNTED_UTTERANCES = 20_000
+"""How far a corpus is counted in advance, for the progress bar: less than a second of reading."""
+
+
+def evaluate(
+    recognizer: Recognizer,
+    corpus: str | Path | Corpus,
+    *,
+    limit: int | None = None,
+    batch_seconds: float = BATCH_SECONDS,
+    normalise: str = "basic",
+    skips: SkipLog | None = None,
+    progress: ProgressBar | None = None,
+) -> Evaluation:
+    """Transcribe a corpus and score the texts against its transcripts.
+
+    Args:
+        recognizer: What hears.
+        corpus: Transcribed speech, or where it lies; see `secateur.speech.corpus.open_corpus`.
+        limit: Take only the first so many utterances.
+        batch_seconds: Seconds of audio, padding included, that the model is given at once.
+        normalise: Text normalisation of transcripts and hypotheses, see `secateur.evaluation.normalise`.
+        skips: Collects what cannot be read, and gives up past its limit.
+        progress: Told about each batch, with the word error rate so far.
+
+    Raises:
+        SecateurError: An utterance has no transcript, there are no utterances, or too many cannot be read.
+    """
+    prepare = normaliser(normalise)
+    skips = SkipLog() if skips is None else skips
+    if limit is not None and limit < 1:
+        raise SecateurError(f"a limit of {limit} utterances leaves nothing to evaluate: give 1 or more")
+    source = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
+    transcribed = Corpus(lambda: _transcribed(source.entries()), limit)
+    if progress is not None:
+        progress.total = _count(transcribed)
+
+    rows: dict[int, UtteranceResult] = {}
+    words = Counts()
+    start = perf_counter()
+    with _forward_clock(recognizer.model) as model_clock:
+        for batch in read_batches(transcribed, recognizer.sample_rate, batch_seconds, skips=skips):
+            scored = _score(
+                batch, recognizer.transcribe_batch(batch.waveforms), recognizer.sample_rate, prepare
+            )
+            rows.update(zip(batch.positions, scored, strict=True))
+            words += total(row.words for row in scored)
+            if progress is not None:
+                seconds = sum(row.seconds for row in scored)
+                progress.advance(len(scored), audio_seconds=seconds, WER=f"{words.rate:.2%}")
+    wall_seconds = perf_counter() - start
+    in_order = [rows[position] for position in sorted(rows)]
+    return Evaluation(
+        words=words,
+        characters=total(row.characters for row in in_order),
+        interval=bootstrap_interval([row.words for row in in_order]),
+        normalise=normalise,
+        audio_seconds=math.fsum(row.seconds for row in in_order),
+        wall_seconds=wall_seconds,
+        model_seconds=model_clock.seconds,
+        peak_memory_mb=peak_memory_mb(),
+        params=counting.parameters(recognizer.model),
+        macs_per_second=counting.macs(recognizer.model, MACS_AUDIO_SECONDS) / MACS_AUDIO_SECONDS,
+        skipped=skips.skipped,
+        rows=in_order,
+    )
+
+
+def peak_memory_mb() -> float | None:
+    """Most main memory that this process ever had resident, in units of 10^6 bytes; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, everybody else kibibytes.
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _count(corpus: Corpus) -> int | None:
+    """Utterances there are, None where counting them would make a large corpus start late."""
+    count = sum(1 for _ in islice(corpus.entries(), COUNTED_UTTERANCES + 1))
+    return count if count <= COUNTED_UTTERANCES else None
+
+
+def _transcribed(entries: Iterable[Utterance | Skipped]) -> Iterator[Utterance | Skipped]:
+    for entry in entries:
+        if isinstance(entry, Utterance) and entry.text is None:
+            raise SecateurError(
+                f"{entry.path} has no transcript, which `evaluate` needs: give it transcribed speech, "
+                "or use `transcribe`"
+            )
+        yield entry
+
+
+def _score(
+    batch: SpeechBatch, transcripts: Sequence[Transcript], sample_rate: int, normalise: Normaliser
+) -> list[UtteranceResult]:
+    references = [normalise(utterance.text or "") for utterance in batch.utterances]
+    hypotheses = [normalise(transcript.text) for transcript in transcripts]
+    columns = zip(
+        batch.utterances,
+        references,
+        hypotheses,
+        batch.waveforms,
+        word_counts(references, hypotheses),
+        character_counts(references, hypotheses),
+        transcripts,
+        strict=True,
+    )
+    return [
+        UtteranceResult(
+            utterance.id,
+            reference,
+            hypothesis,
+            len(waveform) / sample_rate,
+            words,
+            characters,
+            transcript.confidence,
+        )
+        for utterance, reference, hypothesis, waveform, words, characters, transcript in columns
+    ]
+
+
+@dataclass
+class _Clock:
+    seconds: float = 0.0
+    started: float = 0.0
+
+
+@contextmanager
+def _forward_clock(model: PreTrainedModel) -> Iterator[_Clock]:
+    """Add up the time that the model's forward passes take while the block runs."""
+    clock = _Clock()
+
+    def enter(*_: object) -> None:
+        wait_for(model.device)
+        clock.started = perf_counter()
+
+    def leave(*_: object) -> None:
+        wait_for(model.device)
+        clock.seconds += perf_counter() - clock.started
+
+    hooks = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
+    try:
+        yield clock
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,155 @@
+"""What an evaluation returns: the figures of a recogniser on a corpus, and each utterance's result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.errors import SecateurError
+from secateur.evaluation.error_rate import Counts, Interval
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceResult:
+    """What became of one utterance: both texts as they were aligned, that is, normalised.
+
+    Attributes:
+        id: The utterance's name in the corpus.
+        reference: What was said.
+        hypothesis: What was heard.
+        seconds: Length of its audio.
+        words: Counts of its word alignment.
+        characters: Counts of its character alignment.
+        confidence: The recogniser's own, in [0, 1].
+    """
+
+    id: str
+    reference: str
+    hypothesis: str
+    seconds: float
+    words: Counts
+    characters: Counts
+    confidence: float
+
+    def to_json(self) -> dict[str, object]:
+        """The row as it is written to JSONL: the counts are those of the words."""
+        return {
+            "id": self.id,
+            "reference": self.reference,
+            "hypothesis": self.hypothesis,
+            "seconds": round(self.seconds, 3),
+            "confidence": round(self.confidence, 4),
+            "words": self.words.reference,
+            "errors": self.words.errors,
+            "substitutions": self.words.substitutions,
+            "deletions": self.words.deletions,
+            "insertions": self.words.insertions,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one run of a recogniser over a corpus.
+
+    Attributes:
+        words: Counts of all words.
+        characters: Counts of all characters, spaces between words included.
+        interval: Of the word error rate, 95 %, by bootstrap over utterances.
+        normalise: Name of the text normalisation.
+        audio_seconds: Length of all audio heard.
+        wall_seconds: From opening the corpus to the last text: reading, features, model, decoding.
+        model_seconds: Of those, inside the model's forward passes.
+        peak_memory_mb: Most main memory that the process ever had resident, in units of 10^6 bytes; None where the
+            system does not tell.
+        params: Parameters of the model.
+        macs_per_second: Multiply-accumulates for a second of audio, of an utterance of ten seconds.
+        skipped: Utterances that could not be read.
+        rows: Each utterance's result, in the corpus's order.
+    """
+
+    words: Counts
+    characters: Counts
+    interval: Interval
+    normalise: str
+    audio_seconds: float
+    wall_seconds: float
+    model_seconds: float
+    peak_memory_mb: float | None
+    params: int
+    macs_per_second: float
+    skipped: int
+    rows: Sequence[UtteranceResult]
+
+    @property
+    def wer(self) -> float:
+        """Word error rate of the corpus, a fraction: all errors over all reference words."""
+        return self.words.rate
+
+    @property
+    def cer(self) -> float:
+        """Character error rate of the corpus, a fraction."""
+        return self.characters.rate
+
+    @property
+    def utterances(self) -> int:
+        """Utterances that were heard and scored."""
+        return len(self.rows)
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor of the whole: seconds of work for a second of audio."""
+        return self.wall_seconds / self.audio_seconds
+
+    @property
+    def rtf_model(self) -> float:
+        """Real-time factor of the model's forward passes alone."""
+        return self.model_seconds / self.audio_seconds
+
+    def worst(self, count: int = 10) -> list[UtteranceResult]:
+        """The utterances with the most word errors, of equals the higher rate first; none without an error."""
+        wrong = (row for row in self.rows if row.words.errors)
+        return sorted(wrong, key=lambda row: (-row.words.errors, -row.words.rate, row.id))[:count]
+
+    def to_json(self) -> dict[str, object]:
+        """All figures, ready for `json.dumps`: rates are fractions. The utterances are left to `write_jsonl`."""
+        return {
+            "wer": self.wer,
+            "wer_interval": [self.interval.low, self.interval.high],
+            "cer": self.cer,
+            "substitutions": self.words.substitutions,
+            "deletions": self.words.deletions,
+            "insertions": self.words.insertions,
+            "words": self.words.reference,
+            "utterances": self.utterances,
+            "skipped": self.skipped,
+            "normalise": self.normalise,
+            "audio_seconds": self.audio_seconds,
+            "wall_seconds": self.wall_seconds,
+            "rtf": self.rtf,
+            "rtf_model": self.rtf_model,
+            "peak_memory_mb": self.peak_memory_mb,
+            "params": self.params,
+            "macs_per_second": self.macs_per_second,
+            "worst": [row.to_json() for row in self.worst()],
+        }
+
+    def write_jsonl(self, path: str | Path) -> None:
+        """Write one JSON object a line for each utterance; the file appears whole or not at all.
+
+        Raises:
+            SecateurError: The file cannot be written.
+        """
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                for row in self.rows:
+                    file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            raise SecateurError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
