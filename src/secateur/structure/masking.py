@@ -1,0 +1,83 @@
+"""Masks on a model's groups, by hooks: what a plan would remove is switched off, wholly or in part, and nothing is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from secateur.structure.axes import mask_along
+from secateur.structure.groups import Groups, Site
+
+Masks = Mapping[str, Tensor]
+
+
+@contextmanager
+def masked(model: nn.Module, groups: Groups, masks: Masks) -> Iterator[None]:
+    """Within the context, ``model`` computes as if each unit were there to the degree that its mask says.
+
+    With ones and zeros it computes what the model sliced by them does. Everything is differentiable in the masks.
+
+    Args:
+        model: the model that the groups are of; it must not be sliced or copied meanwhile.
+        groups: its groups.
+        masks: a factor for every unit, [size], by group. Groups that are not listed are whole. The mapping is read anew
+            in every forward pass, so that its values may be replaced between two of them; its keys are those of the start.
+    """
+    sites = {(site.module, site.side): site for name in masks for site in groups[name].sites}
+    handles = [_attach(model.get_submodule(site.module), site, masks) for site in sites.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attach(module: nn.Module, site: Site, masks: Masks) -> RemovableHandle:
+    """Hook one site; all the groups that meet there act in one product."""
+
+    def factor(like: Tensor) -> Tensor:
+        return mask_along(site.dim, masks).to(like.dtype)
+
+    # Convolutions take their channels second; linear layers, and whole modules, last.
+    trailing = module.weight.dim() - 2 if isinstance(module, (nn.Conv1d, nn.Conv2d)) else 0
+
+    def gate_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        gate = factor(args[0])
+        return (args[0] * gate.reshape(-1, *[1] * trailing), *args[1:])
+
+    def gate_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (output[0] * factor(output[0]), *output[1:])
+        return output * factor(output)
+
+    def mix_with_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        before = args[0] if args else kwargs["hidden_states"]
+        return torch.lerp(before, output, factor(output))
+
+    def normalise_open_units(norm: nn.LayerNorm, args: tuple[Any, ...], _: Tensor) -> Tensor:
+        return masked_layer_norm(norm, args[0], factor(args[0]))
+
+    if site.side == "input":
+        return module.register_forward_pre_hook(gate_input)
+    if site.side == "output":
+        return module.register_forward_hook(gate_output)
+    if site.side == "layer":
+        return module.register_forward_hook(mix_with_input, with_kwargs=True)
+    return module.register_forward_hook(normalise_open_units)
+
+
+def masked_layer_norm(norm: nn.LayerNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """``norm`` of x, [..., units], with mean and variance over the units that ``mask``, [units], leaves open.
+
+    A unit counts as much as its mask says: mean = sum(m x) / sum(m), variance = sum(m (x - mean)^2) / sum(m).
+    With none open the output is finite, whatever it is: the unit's consumer does not read it.
+    """
+    share = mask / mask.sum().clamp(min=torch.finfo(mask.dtype).tiny)
+    centred = x - (x * share).sum(-1, keepdim=True)
+    variance = (centred.square() * share).sum(-1, keepdim=True)
+    return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
