@@ -96,19 +96,24 @@ class Recognizer:
         return self.samples_per_frame / self.sample_rate
 
     def prepare(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Model inputs for a batch: features or samples, padded, and the mask of what is real, on the model's device."""
+        """Model inputs for a batch, on the model's device: features or samples, padded, and the mask of what is real.
+
+        Features are computed waveform by waveform, so that not even their rounding depends on the rest of the batch.
+        """
         shortest = round(SHORTEST_SECONDS * self.sample_rate)
-        padded = [np.pad(wave, (0, max(0, shortest - len(wave)))) for wave in waveforms]
-        inputs = self.features(
-            padded,
-            sampling_rate=self.sample_rate,
-            padding=True,
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
+        name = self.features.model_input_names[0]
+        rows: list[Tensor] = []
+        for wave in waveforms:
+            padded = np.pad(wave, (0, max(0, shortest - len(wave))))
+            extracted = self.features(
+                padded, sampling_rate=self.sample_rate, return_tensors="pt", return_attention_mask=True
+            )
+            rows.append(extracted[name][0, : int(extracted["attention_mask"].sum())])
+        inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.arange(inputs.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return {
-            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
+            name: inputs.to(self.model.device, self.model.dtype),
+            "attention_mask": mask.to(self.model.device),
         }
 
     @torch.inference_mode()
@@ -208,21 +213,18 @@ class Recognizer:
     ) -> Iterator[Word]:
         """Group tokens into words at the tokenizer's space mark: a leading ``▁``, or wav2vec 2.0's delimiter."""
         pieces = self.tokenizer.convert_ids_to_tokens([token for token, _, _ in runs])
-        delimiter = getattr(self.tokenizer, "word_delimiter_token", None)
-        special = set(self.tokenizer.all_special_tokens)
-        groups: list[list[int]] = []
-        open_word = False
+        delimiters = {"▁", getattr(self.tokenizer, "word_delimiter_token", None)}
+        special = set(self.tokenizer.all_special_tokens) - delimiters
+        groups: list[list[int]] = [[]]
         for index, piece in enumerate(pieces):
-            starts = piece.startswith("▁")
-            if piece == delimiter or piece in special or piece == "▁":
-                open_word = open_word and piece in special
+            if piece in special:
                 continue
-            if starts or not open_word:
+            if piece in delimiters or piece.startswith("▁"):
                 groups.append([])
-            groups[-1].append(index)
-            open_word = True
+            if piece not in delimiters:
+                groups[-1].append(index)
         frame = self.seconds_per_frame
-        for group in groups:
+        for group in filter(None, groups):
             text = "".join(pieces[index] for index in group).removeprefix("▁")
             start, end = runs[group[0]][1] * frame, min(runs[group[-1]][2] * frame, seconds)
             yield Word(

@@ -1,0 +1,290 @@
+"""Recognizer: padding, decoding, word times, long recordings, loading; small random models and the real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    ParakeetCTCConfig,
+    ParakeetFeatureExtractor,
+    ParakeetForCTC,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+)
+
+import secateur
+from secateur.errors import SecateurError
+from secateur.models.conformer import ConformerConfig, ConformerForCTC
+from secateur.models.vocabulary import tokenizer_from_pieces
+from secateur.recognizer import Frames, Recognizer, _join
+from secateur.speech.audio import read_audio
+from secateur.speech.corpus import open_corpus
+
+PIECES = ["<unk>", "▁the", "▁c", "a", "t", "s", "▁"]
+RATE = 16000
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Random biases and norms, so that nothing hides behind a default of zero or one."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+
+
+def conformer() -> Recognizer:
+    torch.manual_seed(0)
+    config = ConformerConfig(
+        vocab_size=8, pad_token_id=7, num_mel_bins=16, hidden_size=16, num_hidden_layers=2, intermediate_size=24,
+        conv_kernel_size=5, subsampling_conv_channels=4,
+    )  # fmt: skip
+    model = ConformerForCTC(config)
+    shake(model)
+    return Recognizer(model, ParakeetFeatureExtractor(feature_size=16), tokenizer_from_pieces(PIECES))
+
+
+def parakeet() -> Recognizer:
+    torch.manual_seed(0)
+    encoder = {
+        "num_mel_bins": 16, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 24, "conv_kernel_size": 5, "subsampling_conv_channels": 4, "model_type": "parakeet_encoder",
+    }  # fmt: skip
+    model = ParakeetForCTC(ParakeetCTCConfig(vocab_size=8, pad_token_id=7, encoder_config=encoder))
+    shake(model)
+    return Recognizer(model, ParakeetFeatureExtractor(feature_size=16), tokenizer_from_pieces(PIECES))
+
+
+def wav2vec2(tmp_path: Path, norm: str = "layer") -> Recognizer:
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=6, pad_token_id=0, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24, conv_dim=(8,) * 7, feat_extract_norm=norm, do_stable_layer_norm=norm == "layer",
+        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    model = Wav2Vec2ForCTC(config)
+    shake(model)
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "A": 3, "B": 4, "'": 5}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary), bos_token=None, eos_token=None)
+    return Recognizer(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def recognizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recognizer]:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return {
+        "conformer": conformer(),
+        "parakeet": parakeet(),
+        "wav2vec2": wav2vec2(folder),
+        "wav2vec2 with a norm over time": wav2vec2(folder, "group"),
+    }
+
+
+def noise(seconds: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(round(seconds * RATE)).astype(np.float32) * 0.1
+
+
+@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2", "wav2vec2 with a norm over time"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@settings(max_examples=8)
+@given(seconds=st.lists(st.floats(0.02, 3.0), min_size=2, max_size=4))
+def test_padding_never_leaks_into_an_utterance(
+    recognizers: dict[str, Recognizer],
+    family: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    seconds: list[float],
+) -> None:
+    recognizer = recognizers[family]
+    recognizer.model.to(dtype)
+    waveforms = [noise(length, seed) for seed, length in enumerate(seconds)]
+    together, lengths = recognizer.logits(waveforms)
+    largest = together.abs().max().item() if dtype == torch.float32 else 1.0
+    for i, wave in enumerate(waveforms):
+        alone, (frames,) = recognizer.logits([wave])
+        assert frames == lengths[i] == alone.shape[1]
+        assert (together[i, :frames] - alone[0]).abs().max() <= tolerance * largest
+
+
+@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2", "wav2vec2 with a norm over time"])
+def test_frames_are_as_many_as_the_audio_has_seconds(recognizers: dict[str, Recognizer], family: str) -> None:
+    recognizer = recognizers[family]
+    _, lengths = recognizer.logits([noise(2.0, 0)])
+    assert abs(int(lengths[0]) * recognizer.seconds_per_frame - 2.0) <= 2 * recognizer.seconds_per_frame
+
+
+def decode(
+    recognizer: Recognizer, tokens: list[int], probabilities: list[float] | None = None
+) -> secateur.Recognizer:
+    frames = Frames(np.array(tokens), np.array(probabilities or [0.5] * len(tokens), np.float32))
+    return recognizer._decode(frames, len(tokens) * recognizer.seconds_per_frame)
+
+
+def test_greedy_decoding_merges_repeats_drops_blanks_and_times_the_words() -> None:
+    # frames:      0  1  2  3  4  5  6  7  8  9
+    tokens = [7, 1, 1, 7, 2, 3, 3, 7, 4, 4]
+    probabilities = [1, 0.4, 0.9, 1, 0.8, 0.5, 0.5, 1, 0.2, 0.2]
+    heard = decode(conformer(), tokens, probabilities)
+    assert heard.text == "the cat"
+    assert [(word.text, word.start, word.end) for word in heard.words] == [
+        ("the", 0.04, 0.12),
+        ("cat", 0.16, 0.4),
+    ]
+    assert heard.words[0].confidence == pytest.approx(0.9, abs=1e-3)
+    assert heard.words[1].confidence == pytest.approx((0.8 * 0.5 * 0.2) ** (1 / 3), abs=1e-3)
+    assert heard.confidence == pytest.approx((0.9 * 0.8 * 0.5 * 0.2) ** 0.25, abs=1e-3)
+
+
+@given(tokens=st.lists(st.integers(0, 7), min_size=1, max_size=30))
+def test_words_are_those_of_the_text_in_order(tokens: list[int]) -> None:
+    heard = decode(conformer(), tokens)
+    assert [word.text for word in heard.words] == heard.text.split()
+    times = [time for word in heard.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+
+
+def test_wav2vec2_words_end_at_its_delimiter(tmp_path: Path) -> None:
+    heard = decode(wav2vec2(tmp_path), [0, 3, 3, 4, 0, 2, 2, 5, 4, 2])
+    assert heard.text == "AB 'B"
+    assert [word.text for word in heard.words] == ["AB", "'B"]
+
+
+def test_nothing_heard_is_an_empty_text_without_words() -> None:
+    heard = decode(conformer(), [7, 7, 7])
+    assert (heard.text, heard.words) == ("", [])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.3])
+def test_silence_and_very_short_audio_are_heard(recognizers: dict[str, Recognizer], seconds: float) -> None:
+    for recognizer in recognizers.values():
+        heard = recognizer.transcribe(np.zeros(round(seconds * RATE), np.float32))
+        assert heard.seconds == pytest.approx(seconds)
+        assert np.isfinite(heard.confidence)
+
+
+def test_windows_are_joined_at_a_common_blank_near_the_middle_of_the_overlap() -> None:
+    def frames(*tokens: int) -> Frames:
+        return Frames(np.array(tokens), np.ones(len(tokens), np.float32))
+
+    joined = _join(frames(1, 2, 7, 3, 7, 5), frames(2, 6, 3, 7, 4, 7), 1, blank=7)
+    assert joined.tokens.tolist() == [1, 2, 7, 3, 7, 4, 7]
+    assert len(joined.probabilities) == 7
+
+
+def test_a_long_file_and_the_same_samples_in_a_batch_are_heard_alike(tmp_path: Path) -> None:
+    recognizer = conformer()
+    wave = noise(130.0, 3)
+    soundfile.write(tmp_path / "long.wav", wave, RATE, subtype="FLOAT")
+    streamed = recognizer.transcribe(tmp_path / "long.wav")
+    batched, short = recognizer.transcribe_batch([wave, wave[:RATE]])
+    assert streamed == batched
+    assert streamed.seconds == pytest.approx(130.0)
+    assert short == recognizer.transcribe(wave[:RATE])
+
+
+def test_a_saved_recogniser_hears_the_same_when_loaded(
+    recognizers: dict[str, Recognizer], tmp_path: Path
+) -> None:
+    for name, recognizer in recognizers.items():
+        recognizer.model.float()
+        folder = tmp_path / name.replace(" ", "-")
+        recognizer.save_pretrained(folder)
+        assert not list(folder.glob("*.bin"))
+        loaded = secateur.load(folder)
+        wave = noise(1.5, 7)
+        assert torch.equal(loaded.logits([wave])[0], recognizer.logits([wave])[0])
+        assert loaded.transcribe(wave) == recognizer.transcribe(wave)
+
+
+def corrupt_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def forget_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def other_class(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def forget_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def put_nan(folder: Path) -> None:
+    recognizer = conformer()
+    with torch.no_grad():
+        recognizer.model.encoder.layers[1].conv.norm.running_var[0] = float("nan")
+    recognizer.model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (corrupt_weights, "the weights do not load"),
+        (forget_weights, "the weights do not load"),
+        (other_class, "is a bert model; supported are CTC models"),
+        (break_config, "no checkpoint that transformers can read"),
+        (forget_tokenizer, "feature extractor or tokenizer does not load"),
+        (put_nan, "layers.1.conv.norm.running_var has values that are not finite"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_sentence(
+    tmp_path: Path, damage: Callable[[Path], None], complaint: str
+) -> None:
+    folder = tmp_path / "model"
+    conformer().save_pretrained(folder)
+    damage(folder)
+    with pytest.raises(SecateurError, match=complaint) as caught:
+        secateur.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/no/such/model.nemo", "./nothing", "model.nemo"])
+def test_a_model_that_does_not_exist_is_named(path: str) -> None:
+    with pytest.raises(SecateurError, match="does not exist"):
+        secateur.load(path)
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> Recognizer:
+    return secateur.load(shared / "models/conformer-ctc-small.nemo")
+
+
+def test_the_real_conformer_hears_real_speech(real: Recognizer, shared: Path) -> None:
+    utterances = list(open_corpus(shared / "data/librispeech/valid"))[:24]
+    heard = real.transcribe_batch([read_audio(u.path, RATE) for u in utterances])
+    references = [(u.text or "").lower() for u in utterances]
+    assert jiwer.wer(references, [transcript.text for transcript in heard]) < 0.05
+    for transcript in heard:
+        assert [word.text for word in transcript.words] == transcript.text.split()
+        assert 0 < transcript.confidence <= 1
+        assert transcript.words[-1].end <= transcript.seconds
+
+
+def test_joined_utterances_are_heard_in_windows_as_they_are_heard_alone(
+    real: Recognizer, shared: Path
+) -> None:
+    utterances = [u for u in open_corpus(shared / "data/librispeech/valid") if "2902-9006" in u.id]
+    waves = [read_audio(u.path, RATE) for u in utterances]
+    alone = " ".join(real.transcribe(wave).text for wave in waves)
+    joined = real.transcribe(np.concatenate(waves))
+    assert joined.seconds > 100
+    assert jiwer.wer(alone, joined.text) < 0.03
