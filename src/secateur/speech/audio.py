@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import TypeAlias
 
 import numpy as np
@@ -16,10 +16,17 @@ from secateur.errors import SecateurError
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
-# Read in pieces, so that neither an hour-long file nor a header that lies about its length costs memory.
-_READ_FRAMES = 1 << 18
+# Frames that are read at a time: when streaming, and when all is wanted anyway. The latter is large because soundfile
+# seeks after each read, and a lossy decoder that seeks starts a little differently and steps over damage unnoticed;
+# and it is bounded because a header may lie about its length.
+_STREAM_FRAMES = 1 << 18
+_WHOLE_FRAMES = 1 << 24
 # How much less than its header promises a file may hold: lossy encoders round to whole packets.
 _MISSING_SECONDS = 0.1
+# A time beyond this (30 000 years) is a mistake, and its count of samples no 64-bit number.
+LONGEST_SECONDS = 1e12
+# libsndfile's "unknown" is the largest count there is; no real file comes near half of it.
+_UNKNOWN_FRAMES = 1 << 62
 
 
 def read_audio(
@@ -43,7 +50,7 @@ def read_audio(
         SecateurError: the file is missing, empty, damaged, not audio, or has samples that are not finite; or the
             part starts past its end.
     """
-    return _joined(list(_resampled(Path(path), sample_rate, offset, duration)))
+    return _joined(list(_resampled(Path(path), sample_rate, offset, duration, _WHOLE_FRAMES)))
 
 
 def audio_blocks(
@@ -57,6 +64,7 @@ def audio_blocks(
     """Read a file of any length in bounded memory, block after block.
 
     The blocks joined are what `read_audio` returns for the same arguments: resampling is continuous across them.
+    Only a hole in an Ogg file, which `read_audio` reports, may pass unnoticed.
 
     Args:
         block_seconds: length of every block but the last, which is shorter if need be.
@@ -72,7 +80,7 @@ def audio_blocks(
         raise SecateurError(
             f"a block of {block_seconds:g} s holds no sample at {sample_rate} Hz: make it longer"
         )
-    return _rechunked(_resampled(Path(path), sample_rate, offset, duration), size)
+    return _rechunked(_resampled(Path(path), sample_rate, offset, duration, _STREAM_FRAMES), size)
 
 
 def audio_seconds(path: str | Path) -> float:
@@ -83,21 +91,26 @@ def audio_seconds(path: str | Path) -> float:
     """
     path = Path(path)
     with _opened(path) as file:
-        # libsndfile's "unknown" is the largest count there is; no real file comes near half of it.
-        known = file.frames < 1 << 62
-        frames = file.frames if known else sum(len(block) for block in _source_blocks(file, path, 0, None))
+        known = file.frames < _UNKNOWN_FRAMES
+        frames = (
+            file.frames
+            if known
+            else sum(len(block) for block in _source_blocks(file, path, 0, None, _STREAM_FRAMES))
+        )
         return float(frames / file.samplerate)
 
 
 def _opened(path: Path) -> soundfile.SoundFile:
-    if not path.exists():
-        raise SecateurError(f"{path} does not exist: check the path")
-    if not path.is_file():
-        raise SecateurError(f"{path} is not a file: give the path of an audio file")
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):
+            raise SecateurError(f"{path} is not a file: give the path of an audio file")
+        if status.st_size == 0:
             raise SecateurError(f"{path} is empty (0 bytes): replace it or leave it out")
         file = soundfile.SoundFile(path)
+    # A ValueError is a path that no file can have, such as one with a null character.
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise SecateurError(f"{path} does not exist: check the path") from error
     # A TypeError is how soundfile says that a headerless .raw file lacks its sample rate.
     except (soundfile.SoundFileError, TypeError, OSError) as error:
         raise SecateurError(
@@ -109,16 +122,18 @@ def _opened(path: Path) -> soundfile.SoundFile:
     return file
 
 
-def _resampled(path: Path, sample_rate: int, offset: float, duration: float | None) -> Iterator[Waveform]:
+def _resampled(
+    path: Path, sample_rate: int, offset: float, duration: float | None, at_a_time: int
+) -> Iterator[Waveform]:
     """Pieces of unspecified lengths, at least one sample in all."""
-    if not (math.isfinite(offset) and offset >= 0):
+    if not 0 <= offset < LONGEST_SECONDS:
         raise SecateurError(f"offset {offset} of {path} is not a time in seconds: give 0 or more")
-    if duration is not None and not (math.isfinite(duration) and duration > 0):
+    if duration is not None and not 0 < duration < LONGEST_SECONDS:
         raise SecateurError(f"duration {duration} of {path} is not a length in seconds: give more than 0")
     with _opened(path) as file:
         start = round(offset * file.samplerate)
         count = None if duration is None else round(duration * file.samplerate)
-        blocks = _source_blocks(file, path, start, count)
+        blocks = _source_blocks(file, path, start, count, at_a_time)
         produced = 0
         for piece in (
             blocks if file.samplerate == sample_rate else _converted(blocks, file.samplerate, sample_rate)
@@ -139,7 +154,7 @@ def _converted(blocks: Iterator[Waveform], source_rate: int, sample_rate: int) -
 
 
 def _source_blocks(
-    file: soundfile.SoundFile, path: Path, start: int, count: int | None
+    file: soundfile.SoundFile, path: Path, start: int, count: int | None, at_a_time: int
 ) -> Iterator[Waveform]:
     """Mono blocks at the file's own rate: `count` frames from frame `start` on, or as many as there are."""
     total = file.frames
@@ -156,20 +171,20 @@ def _source_blocks(
             file.seek(start)
             skip = 0
         while skip:
-            passed = len(file.read(min(skip, _READ_FRAMES), dtype="float32", always_2d=True))
+            passed = len(file.read(min(skip, at_a_time), dtype="float32", always_2d=True))
             skip = skip - passed if passed else 0
-        while done < wanted:
-            block = file.read(min(wanted - done, _READ_FRAMES), dtype="float32", always_2d=True)
-            if not len(block):
-                break
+        whole = True
+        while done < wanted and whole:
+            frames = min(wanted - done, at_a_time)
+            block = file.read(frames, dtype="float32", always_2d=True)
             done += len(block)
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-            if not np.isfinite(mono).all():
+            whole = len(block) == frames
+            if not np.isfinite(block).all():
                 raise SecateurError(f"{path} has samples that are not finite (NaN or infinity): leave it out")
-            yield mono
+            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
     except soundfile.SoundFileError as error:
         raise SecateurError(f"{path} is damaged ({_reason(error)}): replace it or leave it out") from error
-    if total < 1 << 62 and wanted - done > _MISSING_SECONDS * file.samplerate:
+    if total < _UNKNOWN_FRAMES and wanted - done > _MISSING_SECONDS * file.samplerate:
         raise SecateurError(
             f"{path} is damaged (only {done / file.samplerate:.2f} of {wanted / file.samplerate:.2f} s can be read): "
             "replace it or leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -70,10 +71,10 @@ def read_batches(
     Raises:
         SecateurError: more is skipped than `skips` allows, or nothing can be read at all.
     """
-    if not (batch_seconds > 0 and window_seconds > 0 and readers > 0):
+    if not (0 < batch_seconds < math.inf and 0 < window_seconds < math.inf and readers > 0):
         raise SecateurError(
             f"batches of {batch_seconds:g} s from windows of {window_seconds:g} s by {readers} readers "
-            "cannot be made: give more than 0 of each"
+            "cannot be made: give finite numbers above 0"
         )
     return _batches(corpus, sample_rate, batch_seconds, skips, readers, window_seconds)
 
@@ -88,7 +89,7 @@ def _batches(
 ) -> Iterator[SpeechBatch]:
     bound = int(batch_seconds * sample_rate)
     entries = corpus.entries() if isinstance(corpus, Corpus) else iter(corpus)
-    ahead = _ReadAhead(entries, sample_rate, int(window_seconds * sample_rate))
+    ahead = _ReadAhead(entries, sample_rate, math.ceil(window_seconds * sample_rate))
     any_heard = False
     window: list[_Heard] = []
     held = 0

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from secateur.errors import SecateurError
+from secateur.speech.audio import audio_seconds
 from secateur.speech.folders import AUDIO_SUFFIXES, folder_utterances, transcript_beside
 from secateur.speech.manifests import looks_like_manifest, manifest_source
 from secateur.speech.skips import SkipLog, Skipped
@@ -83,7 +84,7 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     Raises:
         SecateurError: there is nothing there, nothing of these, or no audio in it.
     """
-    path = Path(data).expanduser()
+    path = Path(data)
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing: give 1 or more")
     if not path.exists():
@@ -92,7 +93,7 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
         source: Source = partial(folder_utterances, path)
         if next(source(), None) is None:
             raise SecateurError(f"{data} holds no audio file at any depth: give {_KINDS}")
-    elif looks_like_manifest(path):
+    elif path.is_file() and looks_like_manifest(path):
         source = manifest_source(path)
     elif path.is_file() and (path.suffix.lower() in AUDIO_SUFFIXES or _opens_as_audio(path)):
         source = partial(_one_file, path)
@@ -102,8 +103,6 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
 
 
 def _opens_as_audio(path: Path) -> bool:
-    from secateur.speech.audio import audio_seconds
-
     try:
         return audio_seconds(path) > 0
     except SecateurError:

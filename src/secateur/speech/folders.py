@@ -27,7 +27,10 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
         here = Path(name)
         paths = [here / each for each in sorted(files) if not each.startswith(".")]
         audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
-        by_stem = {path.stem: path for path in reversed(audio)}
+        by_stem: dict[str, Path] = {}
+        # LibriSpeech has been repacked in every format: where no known one is there, any name but a text's will do.
+        for path in audio + [path for path in paths if path.suffix.lower() != ".txt"]:
+            by_stem.setdefault(path.stem, path)
         mentioned = set()
         for transcripts in (path for path in paths if path.name.endswith(_LIBRISPEECH)):
             for entry in _librispeech_chapter(transcripts, by_stem):

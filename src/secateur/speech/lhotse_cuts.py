@@ -22,36 +22,32 @@ def utterance_of_cut(record: dict[str, Any], folder: Path) -> Utterance:
     Raises:
         BrokenEntryError: it is another kind of cut, or its recording is not one file as it is.
     """
-    name = record.get("id")
-    kind = record.get("type")
+    name, kind = record.get("id"), record.get("type")
     if kind != "MonoCut":
         raise BrokenEntryError(f"cut {name} is a {kind}: only MonoCut is supported")
     try:
-        cut = deserialize_item(record)
-    # Whatever a wrong value makes lhotse's constructors raise means that the line is no cut.
+        return _utterance(deserialize_item(record), folder)
+    except BrokenEntryError as error:
+        raise BrokenEntryError(f"cut {name} {error}") from error
+    # Lhotse checks little of what it loads: whatever a wrong value makes it raise means that the line is no cut.
     except Exception as error:
-        raise BrokenEntryError(f"cut {name} makes no sense to lhotse ({error})") from error
-    assert isinstance(cut, MonoCut)
+        raise BrokenEntryError(f"cut {name} makes no sense ({error})") from error
+
+
+def _utterance(cut: MonoCut, folder: Path) -> Utterance:
     recording = cut.recording
     if recording is None:
-        raise BrokenEntryError(f"cut {name} has no recording, only features")
+        raise BrokenEntryError("has no recording, only features")
     if recording.transforms:
-        raise BrokenEntryError(
-            f"cut {name} changes its recording by {recording.transforms}: save the audio changed"
-        )
+        raise BrokenEntryError(f"changes its recording by {recording.transforms}: save the audio changed")
     if recording.num_channels != 1:
-        raise BrokenEntryError(
-            f"cut {name} takes one of {recording.num_channels} channels: split the recording"
-        )
+        raise BrokenEntryError(f"takes one of {recording.num_channels} channels: split the recording")
     kinds = [source.type for source in recording.sources]
     if kinds != ["file"]:
-        raise BrokenEntryError(
-            f"cut {name} has a recording of {kinds}: only one source of type file is supported"
-        )
+        raise BrokenEntryError(f"has a recording of {kinds}: only one source of type file is supported")
     beside = folder / recording.sources[0].source
-    texts = [
-        each.text for each in sorted(cut.supervisions, key=lambda each: each.start) if each.text is not None
-    ]
+    said = sorted(cut.supervisions, key=lambda supervision: supervision.start)
+    texts = [supervision.text for supervision in said if supervision.text is not None]
     return Utterance(
         id=cut.id,
         path=beside if beside.exists() else Path(recording.sources[0].source),

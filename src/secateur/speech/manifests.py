@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
+import reprlib
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from secateur.errors import SecateurError
+from secateur.speech.audio import LONGEST_SECONDS
 from secateur.speech.skips import BrokenEntryError, Skipped
 from secateur.speech.utterance import Source, Utterance
 
@@ -26,10 +28,11 @@ def looks_like_manifest(path: Path) -> bool:
     """Whether a file is named as lines of JSON, or starts as they do."""
     if path.name.lower().endswith(_SUFFIXES):
         return True
-    if not path.is_file():
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    except OSError:
         return False
-    with path.open("rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def manifest_source(path: Path) -> Source:
@@ -61,12 +64,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        opened: Callable[[Path], IO[bytes]] = gzip.open if zipped else open  # type: ignore[assignment]
-        with opened(path) as file:
+        with gzip.open(path) if zipped else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SecateurError(f"{path} cannot be read ({error}): check the file") from error
 
 
@@ -95,13 +97,13 @@ def _nemo_utterance(record: Line, folder: Path) -> Utterance:
         raise BrokenEntryError("has no audio_filepath")
     text = record.get("text")
     if not isinstance(text, str | None):
-        raise BrokenEntryError(f"has a text that is not a string: {text!r}")
+        raise BrokenEntryError(f"has {reprlib.repr(text)} for its text, which is no string")
     offset = _seconds(record, "offset")
-    name = Path(path).with_suffix("").as_posix()
+    name = (Path(path).parent / Path(path).stem).as_posix()
     return Utterance(
         # Cuts of one recording have ids of their own.
-        id=name if offset is None else f"{name}@{offset:g}",
-        path=folder / Path(path).expanduser(),
+        id=f"{name}@{offset}" if offset else name,
+        path=folder / path,
         text=text,
         offset=offset or 0.0,
         duration=_seconds(record, "duration"),
@@ -112,8 +114,9 @@ def _seconds(record: Line, key: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise BrokenEntryError(f"has a {key} that is not a number of seconds: {value!r}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value < LONGEST_SECONDS):
+        raise BrokenEntryError(f"has {reprlib.repr(value)} for its {key}, which is no number of seconds")
     if key == "duration" and value == 0:
         raise BrokenEntryError("has a duration of 0")
     return float(value)
