@@ -1,0 +1,175 @@
+"""The folder that a pruned model is kept in: written whole or not at all, read without pickle.
+
+config.json         the dense architecture, and in ``secateur_structure`` what pruning made of it
+model.safetensors   the weights that stayed
+plan.json           which units those are
+modeling_pruned.py, surgery.py (and conformer.py)
+what plain transformers needs to load it, with ``trust_remote_code``; Secateur runs no code from a folder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.models import conformer
+from secateur.structure import surgery
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import dense_class
+
+PLAN = "plan.json"
+
+FROM_TRANSFORMERS = """\
+from transformers import {dense}
+
+from .surgery import pruned_class
+
+Pruned{dense} = pruned_class({dense})
+"""
+
+# Importing conformer.py makes the dense model known to AutoModelForCTC, which prefers what it knows to an auto_map.
+FROM_CONFORMER = """\
+from transformers import AutoModelForCTC
+
+from .conformer import {config}, {dense}
+from .surgery import pruned_class
+
+Pruned{dense} = pruned_class({dense})
+AutoModelForCTC.register({config}, Pruned{dense}, exist_ok=True)
+"""
+
+
+def save_pruned(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    folder: str | Path,
+    *,
+    beside: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a sliced model and its plan, so that Secateur and plain transformers can load it.
+
+    Args:
+        model: what `slice_model` made.
+        plan: the plan it was made by.
+        folder: a new or empty folder, or one with an earlier result, which is replaced.
+        beside: writes further files (tokenizer, report) into the folder that it is given.
+
+    Raises:
+        SecateurError: the folder holds something else, or the disk does not take it all; then nothing is left behind.
+    """
+    dense, config = dense_class(model), type(model.config).__name__
+    auto_map = {"AutoModelForCTC": f"modeling_pruned.Pruned{dense.__name__}"}
+    if dense.__module__ == conformer.__name__:
+        auto_map["AutoConfig"] = f"modeling_pruned.{config}"
+        modeling, carried = FROM_CONFORMER, [surgery, conformer]
+    else:
+        modeling, carried = FROM_TRANSFORMERS, [surgery]
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        settings = json.loads((partial / "config.json").read_text(encoding="utf-8")) | {"auto_map": auto_map}
+        (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (partial / "modeling_pruned.py").write_text(
+            modeling.format(dense=dense.__name__, config=config), encoding="utf-8"
+        )
+        for module in carried:
+            source = Path(str(module.__file__))
+            shutil.copyfile(source, partial / source.name)
+        plan.save(partial / PLAN)
+        if beside is not None:
+            beside(partial)
+
+
+def load_model(folder: str | Path) -> PreTrainedModel:
+    """Load a CTC model in evaluation mode, pruned or not; no code that lies beside it is run.
+
+    Full-size weights of a pruned model are never in memory.
+
+    Raises:
+        SecateurError: there is no checkpoint, it is damaged, or it is of a class without a CTC head.
+    """
+    source = str(folder)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise SecateurError(
+            f"{source} is no checkpoint that transformers can read: {_reason(error)}"
+        ) from None
+    try:
+        model, report = model_class(config).from_pretrained(source, config=config, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise SecateurError(f"{source}: the weights do not load: {_reason(error)}") from None
+    if report["missing_keys"]:
+        raise SecateurError(
+            f"{source}: the checkpoint lacks {min(report['missing_keys'])}, so the model is not whole"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """The class of CTC models that a configuration is for, pruned ones included.
+
+    Raises:
+        SecateurError: there is none.
+    """
+    if type(config) not in AutoModelForCTC._model_mapping:
+        raise SecateurError(
+            f"a {config.model_type} model has no CTC head; supported are CTC models (Conformer, Parakeet-CTC, wav2vec 2.0 "
+            "and their kin)"
+        )
+    dense = AutoModelForCTC._model_mapping[type(config)]
+    return surgery.pruned_class(dense) if hasattr(config, "secateur_structure") else dense
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``folder`` when the context ends well and vanishes when it does not.
+
+    Raises:
+        SecateurError: ``folder`` holds something other than an earlier result, or the disk does not take it all.
+    """
+    folder = Path(folder)
+    _check_free(folder)
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    earlier = folder.with_name(f"{folder.name}.earlier-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rename(earlier)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise SecateurError(
+            f"{folder} cannot be written: {_reason(error)}; free or choose another place"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a place that holds anything but an earlier result."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / PLAN).is_file():
+            raise SecateurError(
+                f"{folder} holds something else than a pruned model; give a new or an empty folder"
+            )
+    elif folder.exists():
+        raise SecateurError(f"{folder} is a file; give a new or an empty folder")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or what the system calls it."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.strip().split("\n", 1)[0].rstrip(".")
