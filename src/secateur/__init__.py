@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from secateur.errors import SecateurError
     from secateur.evaluation.evaluate import evaluate
     from secateur.recognizer import Recognizer, load
+    from secateur.structure.plan import PruningPlan
 
 __version__ = "0.1.0"
 
-__all__ = ["Recognizer", "SecateurError", "__version__", "evaluate", "load"]
+__all__ = ["PruningPlan", "Recognizer", "SecateurError", "__version__", "evaluate", "load"]
 
 _HOMES = {
+    "PruningPlan": "secateur.structure.plan",
     "Recognizer": "secateur.recognizer",
     "SecateurError": "secateur.errors",
     "evaluate": "secateur.evaluation.evaluate",
