@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
 from secateur.structure.axes import Axis, Dim
-from secateur.structure.families import FAMILIES, Family, Units
+from secateur.structure.families import FAMILIES
+from secateur.structure.family import Family, Units
 from secateur.structure.layout import AxisSolver, Patterns
 from secateur.structure.surgery import Constant
 
@@ -166,28 +167,21 @@ def find_groups(
         if isinstance(name, str)
     }
 
+    coarse = {name: Site(path, "layer", (Axis(1, name),)) for name, path in layers.items()}
+    coarse |= {name: Site(row.path, "output", (Axis(1, name),)) for name, row in branches.items()}
+
     def group(name: str) -> Group:
-        if name in layers:
-            return Group(name, "layer", 1, 0, 1, (Site(layers[name], "layer", (Axis(1, name),)),), ())
-        if name in branches:
-            path = branches[name].path
-            return Group(
-                name, "module", 1, 0, 1, (Site(path, "output", (Axis(1, name),)),), _inside(path, homes)[:-1]
-            )
+        if name in coarse:
+            kind = "layer" if name in layers else "module"
+            inside = tuple(home for home in _inside(coarse[name].module, homes) if home != name)
+            return Group(name, kind, 1, 0, 1, (coarse[name],), inside)
         row = rows[axes.groups[name][0]]
         size = next(axis.size for axis in sites[name][0].dim if axis.group == name)
         least = max(row.min_units, min_heads if row.axis == "heads" else 0)
+        step = multiple_of if row.aligned else 1
         homes_of_sites = [_inside(site.module, homes) for site in sites[name]]
-        inside = tuple(home for home in homes_of_sites[0] if all(home in other for other in homes_of_sites))
-        return Group(
-            name,
-            row.kind,
-            size,
-            min(least, size),
-            multiple_of if row.aligned else 1,
-            tuple(sites[name]),
-            inside,
-        )
+        inside = tuple(home for home in homes_of_sites[0] if all(home in others for others in homes_of_sites))
+        return Group(name, row.kind, size, min(least, size), step, tuple(sites[name]), inside)
 
     names = dict.fromkeys(
         name

@@ -8,7 +8,7 @@ from math import prod
 from typing import Generic, TypeVar
 
 from secateur.structure.axes import Axis, Dim, Symbol, parse
-from secateur.structure.families import Units
+from secateur.structure.family import Units
 
 Row = TypeVar("Row")
 Bindings = Mapping[str, str]

@@ -56,7 +56,7 @@ class PruningPlan:
             family=groups.family.name,
             fingerprint=groups.fingerprint,
             layers=len(groups.layers),
-            kept={name: tuple(sorted(set(units))) for name, units in kept.items()},
+            kept={name: tuple(sorted({int(unit) for unit in units})) for name, units in kept.items()},
             sizes={name: groups[name].size for name in kept if name in groups},
         )
         return plan.resolved(groups)

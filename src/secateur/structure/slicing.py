@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.structure.axes import kept_positions, size
-from secateur.structure.families import Family
+from secateur.structure.family import Family
 from secateur.structure.groups import Groups, Layout, find_groups
 from secateur.structure.layout import Patterns
 from secateur.structure.plan import PruningPlan
