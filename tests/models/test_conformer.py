@@ -87,6 +87,7 @@ def test_the_scaled_dot_product_kernel_agrees_with_plain_attention(lengths: tupl
     model = tiny()
     x, mask = features(*lengths)
     model.set_attn_implementation("eager")
+    assert model.config._attn_implementation == "eager"
     plain = model(x, mask).logits
     model.set_attn_implementation("sdpa")
     torch.testing.assert_close(model(x, mask).logits, plain, rtol=0, atol=1e-10)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 class ConformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' base is untyped
@@ -181,16 +182,30 @@ class RelativeAttention(nn.Module):
         if key_bias_B11T is not None:
             bias_BHTT = bias_BHTT + key_bias_B11T
 
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, plain_attention)
         dropout = self.config.attention_dropout if self.training else 0.0
-        if self.config._attn_implementation == "eager":
-            logits_BHTT = content_BHTK @ k_BHTK.transpose(2, 3) * self.scaling + bias_BHTT
-            out_BHTE = F.dropout(logits_BHTT.softmax(-1), dropout) @ v_BHTE
-        else:
-            out_BHTE = F.scaled_dot_product_attention(
-                content_BHTK, k_BHTK, v_BHTE, attn_mask=bias_BHTT, dropout_p=dropout, scale=self.scaling
-            )
-        out_BTD: Tensor = self.o_proj(out_BHTE.transpose(1, 2).flatten(2))
+        out_BTHE, _ = attend(
+            self, content_BHTK, k_BHTK, v_BHTE, bias_BHTT, dropout=dropout, scaling=self.scaling
+        )
+        out_BTD: Tensor = self.o_proj(out_BTHE.flatten(2))
         return out_BTD
+
+
+def plain_attention(
+    module: nn.Module,
+    q_BHTK: Tensor,
+    k_BHTK: Tensor,
+    v_BHTE: Tensor,
+    bias_BHTT: Tensor,
+    *,
+    dropout: float,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention as two products and a softmax: transformers' ``eager`` implementation, whose operations are counted."""
+    weights_BHTT = (q_BHTK @ k_BHTK.transpose(2, 3) * scaling + bias_BHTT).softmax(-1)
+    out_BHTE = F.dropout(weights_BHTT, dropout, module.training) @ v_BHTE
+    return out_BHTE.transpose(1, 2), weights_BHTT
 
 
 class ConvolutionModule(nn.Module):
