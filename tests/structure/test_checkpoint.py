@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.structure.checkpoint import load_model, new_folder, save_pruned
+from secateur.structure.groups import find_groups
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
+
+MakeModel = Callable[..., PreTrainedModel]
+Inputs = Callable[[PreTrainedModel], dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def pruned(make_model: MakeModel) -> tuple[PreTrainedModel, PruningPlan]:
+    model = make_model("conformer").float()
+    groups = find_groups(model)
+    plan = PruningPlan.keep(groups, {"layers.0.conv.channels": [], "layers.1.self_attn.heads": [0, 2]})
+    return slice_model(model, plan), plan
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_folder_holds_the_model_its_plan_and_the_code_that_rebuilds_it(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path
+) -> None:
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "report.json").write_text("{}"))
+    assert names(tmp_path / "out") == [
+        "config.json",
+        "conformer.py",
+        "model.safetensors",
+        "modeling_pruned.py",
+        "plan.json",
+        "report.json",
+        "surgery.py",
+    ]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_dense_model_loads_the_same_way(make_model: MakeModel, inputs_for: Inputs, tmp_path: Path) -> None:
+    model = make_model("wav2vec2").float()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load_model(tmp_path)(**inputs_for(model)).logits, model(**inputs_for(model)).logits)
+
+
+def test_a_pruned_model_survives_being_saved_as_any_transformers_model(
+    pruned: tuple[PreTrainedModel, PruningPlan], inputs_for: Inputs, tmp_path: Path
+) -> None:
+    model, _ = pruned
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load_model(tmp_path)(**inputs_for(model)).logits, model(**inputs_for(model)).logits)
+
+
+def test_an_earlier_result_is_replaced(pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path) -> None:
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "old.txt").touch())
+    save_pruned(*pruned, tmp_path / "out")
+    assert "old.txt" not in names(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(SecateurError, match="holds something else than a pruned model"):
+        save_pruned(*pruned, tmp_path)
+    assert names(tmp_path) == ["thesis.tex"]
+    with pytest.raises(SecateurError, match="is a file"):
+        save_pruned(*pruned, tmp_path / "thesis.tex")
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_fails_halfway_leaves_the_earlier_result(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, failure: BaseException
+) -> None:
+    def fail(folder: Path) -> None:
+        raise failure
+
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "first.txt").touch())
+    expected = SecateurError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        save_pruned(*pruned, tmp_path / "out", beside=fail)
+    assert names(tmp_path) == ["out"]
+    assert "first.txt" in names(tmp_path / "out")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from secateur.errors import SecateurError
+from secateur.structure.checkpoint import load_model, save_pruned
+from secateur.structure.plan import PruningPlan
+
+source, target = map(Path, sys.argv[1:])
+model, plan = load_model(source), PruningPlan.load(source / "plan.json")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    save_pruned(model, plan, target)
+except SecateurError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_does_not_take_the_weights_is_named_in_one_sentence(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path
+) -> None:
+    save_pruned(*pruned, tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "out"), str(tmp_path / "full")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith(f"{tmp_path}/full cannot be written: "), done.stderr
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_context_that_ends_well_makes_the_folder(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / "out") as partial:
+        (partial / "file").touch()
+        assert not (tmp_path / "deep" / "out").exists()
+    assert names(tmp_path / "deep" / "out") == ["file"]
+
+
+def damage(folder: Path, how: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    weights = folder / "model.safetensors"
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "no configuration":
+        (folder / "config.json").unlink()
+    elif how == "other structure":
+        config["secateur_structure"]["tensors"]["encoder.layers.0.feed_forward1.linear1.weight"] = [3, 16]
+    elif how == "unknown module":
+        config["secateur_structure"]["modules"]["encoder.layers.7.conv"] = {"kind": "identity"}
+    elif how == "no structure":
+        config["secateur_structure"] = {}
+    if how != "no configuration":
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["truncated", "no weights", "no configuration", "other structure", "unknown module", "no structure"],
+)
+def test_a_damaged_folder_is_refused_in_one_sentence(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, how: str
+) -> None:
+    save_pruned(*pruned, tmp_path / "out")
+    damage(tmp_path / "out", how)
+    with pytest.raises(SecateurError) as error:
+        load_model(tmp_path / "out")
+    assert str(error.value).startswith(str(tmp_path / "out"))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
+
+from secateur.errors import SecateurError
+from secateur.structure.axes import Axis
+from secateur.structure.groups import find_groups, fingerprint
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
+
+MakeModel = Callable[..., PreTrainedModel]
+
+
+def test_a_conformer_has_the_groups_of_its_layers_and_of_its_front_end(make_model: MakeModel) -> None:
+    groups = find_groups(make_model("conformer", layers=1))
+    assert {name: group.size for name, group in groups.items()} == {
+        "subsampling.0.channels": 6,
+        "subsampling.2.channels": 6,
+        "layers.0": 1,
+        "layers.0.feed_forward1": 1,
+        "layers.0.feed_forward1.units": 20,
+        "layers.0.self_attn": 1,
+        "layers.0.self_attn.heads": 4,
+        "layers.0.self_attn.query_key": 4,
+        "layers.0.self_attn.value": 4,
+        "layers.0.conv": 1,
+        "layers.0.conv.channels": 16,
+        "layers.0.feed_forward2": 1,
+        "layers.0.feed_forward2.units": 20,
+    }
+
+
+def test_other_families_give_up_whole_heads_and_what_their_front_ends_can(make_model: MakeModel) -> None:
+    parakeet, wav2vec2 = (
+        find_groups(make_model("parakeet", layers=1)),
+        find_groups(make_model("wav2vec2", layers=1)),
+    )
+    assert [name for name in parakeet if "layers" not in name] == [
+        f"subsampling.{k}.channels" for k in (0, 3, 6)
+    ]
+    assert [name for name in parakeet if "self_attn." in name] == ["layers.0.self_attn.heads"]
+    assert list(wav2vec2) == [
+        *(f"feature_extractor.{k}.channels" for k in range(3)),
+        "layers.0",
+        "layers.0.attention",
+        "layers.0.attention.heads",
+        "layers.0.feed_forward",
+        "layers.0.feed_forward.units",
+    ]
+
+
+def test_a_gate_sits_where_the_units_are_consumed(make_model: MakeModel) -> None:
+    groups = find_groups(make_model("conformer"))
+
+    def where(name: str) -> list[tuple[str, str]]:
+        return [(site.module.removeprefix("encoder."), site.side) for site in groups[name].sites]
+
+    assert where("subsampling.0.channels") == [("subsampling.layers.2", "input")]
+    assert where("subsampling.2.channels") == [("subsampling.linear", "input")]
+    assert where("layers.1.feed_forward1.units") == [("layers.1.feed_forward1.linear2", "input")]
+    assert where("layers.1.self_attn.heads") == [("layers.1.self_attn.o_proj", "input")]
+    assert where("layers.1.self_attn.query_key") == [
+        ("layers.1.self_attn.k_proj", "output"),
+        ("layers.1.self_attn.relative_k_proj", "output"),
+    ]
+    assert where("layers.1.conv.channels") == [("layers.1.conv.pointwise_conv2", "input")]
+    assert where("layers.1.conv") == [("layers.1.conv", "output")]
+    assert where("layers.1") == [("layers.1", "layer")]
+    assert groups["layers.1.self_attn.heads"].sites[0].dim == (
+        Axis(4, "layers.1.self_attn.heads"),
+        Axis(4, "layers.1.self_attn.value"),
+    )
+
+
+def test_a_group_knows_the_module_and_the_layer_that_hold_it(make_model: MakeModel) -> None:
+    groups = find_groups(make_model("wav2vec2"), width=True)
+    assert groups["layers.1.attention.heads"].inside == ("layers.1", "layers.1.attention")
+    assert groups["layers.1.attention"].inside == ("layers.1",)
+    assert groups["layers.1"].inside == groups["feature_extractor.0.channels"].inside == ()
+
+
+def test_the_residual_width_is_offered_only_when_asked_for(make_model: MakeModel) -> None:
+    model = make_model("conformer", layers=2)
+    assert "width" not in find_groups(model)
+    width = find_groups(model, width=True)["width"]
+    assert width.size == 16
+    assert width.inside == ()
+    norms = [site.module for site in width.sites if site.side == "norm"]
+    assert norms == [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
+    assert "width" not in find_groups(make_model("parakeet"), width=True)
+
+
+def test_counts_can_be_held_to_multiples_and_heads_and_layers_to_a_minimum(make_model: MakeModel) -> None:
+    groups = find_groups(make_model("conformer"), multiple_of=8, min_heads=2, min_layers=2)
+    assert groups["layers.0.feed_forward1.units"].counts() == [0, 8, 16, 20]
+    assert groups["layers.0.self_attn.heads"].counts() == [2, 3, 4]
+    assert groups["subsampling.0.channels"].counts() == [6]
+    with pytest.raises(SecateurError, match="keeps 1 layers; at least 2 must stay"):
+        PruningPlan.keep(groups, {"layers.0": []})
+
+
+def test_a_sliced_model_has_the_groups_that_are_left(make_model: MakeModel) -> None:
+    model = make_model("parakeet", layers=3)
+    plan = PruningPlan.keep(
+        find_groups(model),
+        {
+            "layers.0": [],
+            "layers.1.feed_forward1.units": [3, 4],
+            "layers.1.self_attn.heads": [],
+            "layers.2.conv": [],
+            "layers.2.self_attn.heads": [1],
+        },
+    )
+    groups = find_groups(slice_model(model, plan))
+    assert list(groups.layers) == ["layers.0", "layers.1"]
+    assert groups["layers.0.feed_forward1.units"].size == 2
+    assert groups["layers.1.self_attn.heads"].size == 1
+    # A module reduced to its bias can still go; it has no units.
+    assert "layers.0.self_attn" in groups
+    assert "layers.0.self_attn.heads" not in groups
+    assert "layers.1.conv" not in groups
+
+
+def test_the_fingerprint_tells_architectures_apart_and_weights_not(make_model: MakeModel) -> None:
+    first, same = make_model("conformer", seed=1), make_model("conformer", seed=2)
+    other = make_model("conformer", units=21)
+    assert fingerprint(first) == fingerprint(same) != fingerprint(other)
+
+
+def test_a_family_without_a_table_is_refused_by_name() -> None:
+    config = Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    with pytest.raises(SecateurError, match="Wav2Vec2ForSequenceClassification has no table of groups"):
+        find_groups(Wav2Vec2ForSequenceClassification(config))
+
+
+def test_a_variant_with_unknown_parameters_is_refused_by_their_name() -> None:
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        add_adapter=True,
+        vocab_size=7,
+    )
+    with pytest.raises(SecateurError, match=r"the parameter wav2vec2\.adapter.* is unknown to the table"):
+        find_groups(Wav2Vec2ForCTC(config))

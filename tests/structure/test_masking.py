@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.structure.groups import find_groups
+from secateur.structure.masking import masked, masked_layer_norm
+
+MakeModel = Callable[..., PreTrainedModel]
+Inputs = Callable[[PreTrainedModel], dict[str, Tensor]]
+FAMILIES = ["conformer", "parakeet", "wav2vec2"]
+
+
+def ones(groups: object, **settings: object) -> dict[str, Tensor]:
+    return {name: torch.ones(group.size, dtype=torch.double, **settings) for name, group in groups.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_open_masks_change_nothing_and_leave_nothing_behind(
+    make_model: MakeModel, inputs_for: Inputs, family: str
+) -> None:
+    model = make_model(family)
+    groups, inputs = find_groups(model, width=True), inputs_for(model)
+    before = model(**inputs).logits
+    with masked(model, groups, ones(groups)):
+        torch.testing.assert_close(model(**inputs).logits, before, rtol=0, atol=1e-12)
+    assert torch.equal(model(**inputs).logits, before)
+    hooks = [h for module in model.modules() for h in (*module._forward_hooks, *module._forward_pre_hooks)]
+    assert not hooks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_logits_are_differentiable_in_every_mask(
+    make_model: MakeModel, inputs_for: Inputs, family: str
+) -> None:
+    model = make_model(family)
+    groups = find_groups(model, width=True)
+    masks = ones(groups, requires_grad=True)
+    with masked(model, groups, masks):
+        logits = model(**inputs_for(model)).logits
+    weights = torch.randn(logits.shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad((logits * weights).sum(), list(masks.values()))
+    for name, gradient in zip(masks, gradients, strict=True):
+        # A unit of the first layers' inputs may be masked by padding or a ReLU, a whole group may not.
+        assert gradient.abs().max() > 0, name
+
+
+@torch.no_grad()
+def test_the_gradient_is_the_slope(make_model: MakeModel, inputs_for: Inputs) -> None:
+    model = make_model("conformer", layers=1, conv_norm="layer_norm")
+    groups, inputs = find_groups(model, width=True), inputs_for(model)
+    generator = torch.Generator().manual_seed(1)
+    masks = {name: torch.rand(g.size, generator=generator).double() * 0.8 + 0.1 for name, g in groups.items()}
+    directions = {name: torch.randn(mask.shape, generator=generator).double() for name, mask in masks.items()}
+
+    def along(step: Tensor) -> Tensor:
+        with masked(model, groups, {name: masks[name] + step * directions[name] for name in masks}):
+            return model(**inputs).logits.sum()
+
+    with torch.enable_grad():
+        step = torch.zeros((), dtype=torch.double, requires_grad=True)
+        (slope,) = torch.autograd.grad(along(step), step)
+    tiny = torch.tensor(1e-6, dtype=torch.double)
+    assert slope.item() == pytest.approx(((along(tiny) - along(-tiny)) / (2 * tiny)).item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_masks_are_read_anew_in_every_pass(make_model: MakeModel, inputs_for: Inputs) -> None:
+    model = make_model("parakeet")
+    groups, inputs = find_groups(model), inputs_for(model)
+    masks = {"layers.0": torch.ones(1, dtype=torch.double)}
+    before = model(**inputs).logits
+    with masked(model, groups, masks):
+        masks["layers.0"] = torch.zeros(1, dtype=torch.double)
+        closed = model(**inputs).logits
+        masks["layers.0"] = torch.ones(1, dtype=torch.double)
+        assert torch.equal(model(**inputs).logits, before)
+    assert not torch.equal(closed, before)
+
+
+@torch.no_grad()
+def test_masks_go_even_when_the_model_fails(make_model: MakeModel, inputs_for: Inputs) -> None:
+    model = make_model("wav2vec2")
+    before = model(**inputs_for(model)).logits
+    with pytest.raises(RuntimeError), masked(model, find_groups(model), {"layers.0": torch.zeros(1)}):
+        raise RuntimeError
+    assert torch.equal(model(**inputs_for(model)).logits, before)
+
+
+def test_a_masked_norm_is_the_norm_of_the_open_units() -> None:
+    x = torch.randn(2, 3, 8, dtype=torch.double)
+    norm = nn.LayerNorm(8, eps=1e-3, dtype=torch.double)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    open_units = [0, 2, 3, 7]
+    mask = torch.zeros(8, dtype=torch.double)
+    mask[open_units] = 1.0
+    expected = nn.functional.layer_norm(
+        x[..., open_units], (4,), norm.weight[open_units], norm.bias[open_units], 1e-3
+    )
+    torch.testing.assert_close(masked_layer_norm(norm, x, mask)[..., open_units], expected)
+
+
+def test_masks_work_in_the_precision_of_the_model(make_model: MakeModel, inputs_for: Inputs) -> None:
+    model = make_model("conformer").bfloat16()
+    groups = find_groups(model, width=True)
+    masks = {name: torch.ones(group.size, requires_grad=True) for name, group in groups.items()}
+    with masked(model, groups, masks):
+        assert model(**inputs_for(model)).logits.dtype == torch.bfloat16
