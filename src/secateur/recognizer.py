@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+)
 
+from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError
 from secateur.speech.audio import audio_blocks
 
@@ -26,37 +31,6 @@ WINDOW_SECONDS = 40.0
 OVERLAP_SECONDS = 6.0
 # Features of less sound than this are undefined (a variance over one frame); shorter audio is padded with silence.
 SHORTEST_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A recognised word; ``start`` and ``end`` in seconds, ``confidence`` in [0, 1]."""
-
-    text: str
-    start: float
-    end: float
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What was heard in ``seconds`` of audio; ``confidence`` is the geometric mean over its tokens."""
-
-    text: str
-    seconds: float
-    confidence: float
-    words: list[Word] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """Greedy choices of a CTC model: per frame the best token and its probability."""
-
-    tokens: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
 
 
 class Recognizer:
@@ -189,47 +163,14 @@ class Recognizer:
                 buffer = np.concatenate([buffer, _gather(rest, window + 1 - len(buffer))])
             ended = len(buffer) <= window
             frames = self._frames([buffer[:window]])[0]
-            joined = frames if joined is None else _join(joined, frames, samples // stride, self.blank)
+            joined = frames if joined is None else joined.join(frames, samples // stride, self.blank)
             step = len(buffer) if ended else window - overlap
             samples, buffer = samples + step, buffer[step:]
         assert joined is not None
         return self._decode(joined, samples / self.sample_rate)
 
     def _decode(self, frames: Frames, seconds: float) -> Transcript:
-        """Greedy CTC: repeats collapse, blanks go. A token's confidence is its highest probability over its frames."""
-        changes = np.flatnonzero(np.diff(frames.tokens, prepend=-1))
-        runs = [
-            (int(frames.tokens[start]), int(start), int(end))
-            for start, end in zip(changes, [*changes[1:], len(frames.tokens)], strict=True)
-            if frames.tokens[start] != self.blank
-        ]
-        tokens = [token for token, _, _ in runs]
-        peaks = [float(frames.probabilities[start:end].max()) for _, start, end in runs]
-        text = self.tokenizer.decode(tokens, group_tokens=False, skip_special_tokens=True).strip()
-        return Transcript(text, seconds, _geometric_mean(peaks), list(self._words(runs, peaks, seconds)))
-
-    def _words(
-        self, runs: Sequence[tuple[int, int, int]], peaks: Sequence[float], seconds: float
-    ) -> Iterator[Word]:
-        """Group tokens into words at the tokenizer's space mark: a leading ``▁``, or wav2vec 2.0's delimiter."""
-        pieces = self.tokenizer.convert_ids_to_tokens([token for token, _, _ in runs])
-        delimiters = {"▁", getattr(self.tokenizer, "word_delimiter_token", None)}
-        special = set(self.tokenizer.all_special_tokens) - delimiters
-        groups: list[list[int]] = [[]]
-        for index, piece in enumerate(pieces):
-            if piece in special:
-                continue
-            if piece in delimiters or piece.startswith("▁"):
-                groups.append([])
-            if piece not in delimiters:
-                groups[-1].append(index)
-        frame = self.seconds_per_frame
-        for group in filter(None, groups):
-            text = "".join(pieces[index] for index in group).removeprefix("▁")
-            start, end = runs[group[0]][1] * frame, min(runs[group[-1]][2] * frame, seconds)
-            yield Word(
-                text, round(start, 3), round(end, 3), _geometric_mean([peaks[index] for index in group])
-            )
+        return decode(frames, self.tokenizer, self.blank, seconds, self.seconds_per_frame)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, the feature extractor and the tokenizer as a transformers checkpoint, without pickle."""
@@ -258,9 +199,7 @@ def load(
 
         model, features, tokenizer = read_nemo(path)
     elif path.exists() or not _looks_like_path(str(source)):
-        from secateur.models.pretrained import read_pretrained
-
-        model, features, tokenizer = read_pretrained(source)
+        model, features, tokenizer = _read_pretrained(str(source))
     else:
         raise SecateurError(
             f"{source} does not exist; give a .nemo archive, a checkpoint folder or a hub name"
@@ -269,6 +208,19 @@ def load(
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
     return Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+
+
+def _read_pretrained(
+    source: str,
+) -> tuple[PreTrainedModel, SequenceFeatureExtractor, PreTrainedTokenizerBase]:
+    from secateur.structure.checkpoint import load_model
+
+    model = load_model(source)
+    try:
+        return model, AutoFeatureExtractor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise SecateurError(f"{source}: its feature extractor or tokenizer does not load: {reason}") from None
 
 
 def _looks_like_path(source: str) -> bool:
@@ -282,24 +234,3 @@ def _gather(blocks: Iterator[Waveform], samples: int) -> Waveform:
         parts.append(block)
         samples -= len(block)
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _join(left: Frames, right: Frames, offset: int, blank: int) -> Frames:
-    """Append a window that starts at frame ``offset`` of what was heard so far.
-
-    Both heard the overlap; the cut is at the frame nearest its middle where both hear a blank, so that no token is
-    heard twice or torn, and at the middle if there is none.
-    """
-    overlap = len(left.tokens) - offset
-    silent = (left.tokens[offset:] == blank) & (right.tokens[:overlap] == blank)
-    candidates = np.flatnonzero(silent) if silent.any() else np.array([overlap // 2])
-    cut = int(candidates[np.abs(candidates - overlap // 2).argmin()])
-    return Frames(
-        np.concatenate([left.tokens[: offset + cut], right.tokens[cut:]]),
-        np.concatenate([left.probabilities[: offset + cut], right.probabilities[cut:]]),
-    )
-
-
-def _geometric_mean(probabilities: Iterable[float]) -> float:
-    logs = [math.log(max(p, 1e-10)) for p in probabilities]
-    return round(math.exp(sum(logs) / len(logs)), 4) if logs else 1.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from secateur.decoding import Transcript
 from secateur.errors import SecateurError
-from secateur.recognizer import WHOLE_SECONDS, Recognizer, Transcript
+from secateur.recognizer import WHOLE_SECONDS, Recognizer
 from secateur.reporting.progress import ProgressBar
 from secateur.speech.audio import audio_seconds
 from secateur.speech.batching import read_batches

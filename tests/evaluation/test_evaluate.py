@@ -12,12 +12,13 @@ import soundfile
 import torch
 from rich.console import Console
 
+from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.evaluation.comparison import compare
 from secateur.evaluation.error_rate import Counts, total
 from secateur.evaluation.evaluate import evaluate
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
-from secateur.recognizer import Transcript, load
+from secateur.recognizer import load
 from secateur.reporting.progress import ProgressBar
 from secateur.speech.corpus import open_corpus
 from secateur.speech.skips import SkipLog

@@ -13,12 +13,13 @@ from time import perf_counter
 
 from transformers import PreTrainedModel
 
+from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
 from secateur.evaluation.normalise import Normaliser, normaliser
 from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.evaluation.timing import wait_for
-from secateur.recognizer import Recognizer, Transcript
+from secateur.recognizer import Recognizer
 from secateur.reporting.progress import ProgressBar
 from secateur.speech.batching import SpeechBatch, read_batches
 from secateur.speech.corpus import Corpus, open_corpus
