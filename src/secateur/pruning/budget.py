@@ -1,0 +1,150 @@
+"""Budget: what a pruned model may cost, as fractions of what it cost before or as absolute figures."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secateur.errors import SecateurError
+
+UNITS = {
+    "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9},
+    "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12},
+    "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
+}
+"""What can be limited, and the units of absolute figures: parameters, multiply-accumulates a second of audio, seconds."""
+
+EXAMPLES = {
+    "params": "params=50% or params=6.5M",
+    "macs": "macs=50% or macs=250M (a second of audio)",
+    "latency": "latency=60% or latency=40ms",
+}
+
+_LEAST_BARE_COUNT = 1000.0  # "params=50" means fifty percent to whoever writes it.
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most of one cost: a fraction of the dense model's if ``relative``, else an amount in its own unit."""
+
+    amount: float
+    relative: bool
+
+
+@dataclass(frozen=True, init=False)
+class Budget:
+    """What must hold of a pruned model; several limits hold together.
+
+    >>> Budget(params=0.5, macs=0.5) == Budget.parse("params=50%,macs=50%")
+    True
+    >>> print(Budget(params="6.5M", latency="40ms"))
+    params=6.5M,latency=40ms
+
+    A number up to 1 is the fraction that may be kept, a larger one is absolute; text is read as by `parse`. Absolute
+    multiply-accumulates are for a second of audio, as ``secateur evaluate`` prints them. Latency is the time for the
+    utterance that it is measured on.
+
+    Attributes:
+        bounds: the limits by name.
+
+    Raises:
+        SecateurError: there is no limit, or one makes no sense.
+    """
+
+    bounds: Mapping[str, Limit]
+
+    def __init__(
+        self,
+        *,
+        params: float | str | None = None,
+        macs: float | str | None = None,
+        latency: float | str | None = None,
+    ) -> None:
+        given = {"params": params, "macs": macs, "latency": latency}
+        bounds = {name: _parse_limit(name, str(value)) for name, value in given.items() if value is not None}
+        if not bounds:
+            raise SecateurError(f"the budget limits nothing; give {EXAMPLES['params']}")
+        object.__setattr__(self, "bounds", bounds)
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``"params=50%,macs=1.2G"``.
+
+        A limit is a fraction kept (``50%``, ``0.5``) or absolute: ``6.5M`` parameters, ``250M`` multiply-accumulates a
+        second of audio, ``40ms``.
+
+        Raises:
+            SecateurError: it does not read like that.
+        """
+        given: dict[str, str] = {}
+        for part in text.split(","):
+            name, equals, value = (word.strip() for word in part.partition("="))
+            if name not in UNITS or not equals:
+                raise SecateurError(
+                    f"the budget {text!r} has {part.strip()!r} in it, which limits none of {', '.join(UNITS)}; "
+                    f"write it like {EXAMPLES['params']}, and several with commas between them"
+                )
+            if name in given:
+                raise SecateurError(f"the budget {text!r} limits {name} twice; give it once")
+            given[name] = value
+        return cls(**given)
+
+    def limits(self, dense: Mapping[str, float], *, audio_seconds: float = 10.0) -> dict[str, float]:
+        """The most that each limited cost may come to, in the unit of that cost.
+
+        Args:
+            dense: what the model costs before pruning, by name: parameters, multiply-accumulates for an utterance of
+                ``audio_seconds``, seconds of latency.
+            audio_seconds: length of the utterance that multiply-accumulates are counted for.
+
+        Raises:
+            SecateurError: a cost that is limited is not among those that are known.
+        """
+        limits = {}
+        for name, limit in self.bounds.items():
+            if name not in dense:
+                raise SecateurError(
+                    f"the budget limits {name}, which is not known here; limit {' or '.join(dense)} instead"
+                )
+            per_second = audio_seconds if name == "macs" else 1.0
+            limits[name] = limit.amount * (dense[name] if limit.relative else per_second)
+        return limits
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={_text(name, limit)}" for name, limit in self.bounds.items())
+
+
+def _parse_limit(name: str, text: str) -> Limit:
+    match = re.fullmatch(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*(%|[a-z]*)", text.lower())
+    units = UNITS[name]
+    if match is None or not (match[2] in ("%", "") or match[2] in units):
+        raise SecateurError(f"{name}={text} is no limit; give {EXAMPLES[name]}")
+    number, unit = float(match[1]), match[2]
+    if unit == "%":
+        return _checked(name, text, Limit(number / 100, relative=True))
+    if unit == "" and number <= 1:
+        return _checked(name, text, Limit(number, relative=True))
+    if unit not in units or (unit == "" and number < _LEAST_BARE_COUNT):
+        raise SecateurError(f"{name}={text} has no unit; give {EXAMPLES[name]}")
+    return _checked(name, text, Limit(number * units[unit], relative=False))
+
+
+def _checked(name: str, text: str, limit: Limit) -> Limit:
+    if not 0 < limit.amount < math.inf:
+        raise SecateurError(f"{name}={text} leaves nothing; give {EXAMPLES[name]}")
+    if limit.relative and limit.amount > 1:
+        raise SecateurError(f"{name}={text} is more than the model has; give at most 100%")
+    return limit
+
+
+def _text(name: str, limit: Limit) -> str:
+    """A limit as `Budget.parse` reads it, in the largest unit that leaves a number of one or more."""
+    if limit.relative:
+        return f"{100 * limit.amount:.12g}%"
+    units = sorted(UNITS[name].items(), key=lambda unit: unit[1])
+    unit, scale = max(
+        (unit for unit in units if unit[1] <= limit.amount), key=lambda u: u[1], default=units[0]
+    )
+    return f"{limit.amount / scale:.12g}{unit if unit in ('', 'k') or name == 'latency' else unit.upper()}"
