@@ -36,11 +36,13 @@ class Branch:
         path: the module.
         norm: the norm that only this module reads, and that goes with it; None if the norm stands after the sum.
         pair: the module returns its output as the first of a pair.
+        scale: what its output is multiplied by before it is added to the residual stream.
     """
 
     path: str
     norm: str | None = None
     pair: bool = False
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,11 +72,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class BranchLayout:
-    """A module on a residual branch. With no unit left in one of ``units`` it is reduced to the tensor ``bias``."""
+    """A module on a residual branch. With no unit left in one of ``units`` it is reduced to the tensor ``bias``.
+
+    What it adds to the residual stream, which enters at ``norm`` or else at ``path``, is ``scale`` times its output.
+    """
 
     path: str
     norm: str | None
     pair: bool
+    scale: float
     units: tuple[str, ...]
     bias: str | None
 
@@ -297,7 +301,7 @@ def _branches(
         ]
         norm = row.norm.format(**bindings) if row.norm else None
         branches[group.format(**bindings)] = BranchLayout(
-            path, norm, row.pair, tuple(consumers), biases[0] if biases else None
+            path, norm, row.pair, row.scale, tuple(consumers), biases[0] if biases else None
         )
     return branches
 
