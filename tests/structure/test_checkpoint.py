@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, WhisperConfig
 
 from secateur.errors import SecateurError
 from secateur.structure.checkpoint import load_model, new_folder, save_pruned
@@ -156,15 +156,29 @@ def damage(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
-    ["truncated", "no weights", "no configuration", "other structure", "unknown module", "no structure"],
+    ("how", "sentence"),
+    [
+        ("truncated", "the weights do not load"),
+        ("no weights", "the weights do not load"),
+        ("no configuration", "is no checkpoint that transformers can read"),
+        ("other structure", "their shapes are not those that its config.json describes"),
+        ("unknown module", "no model can be built as its config.json says"),
+        ("no structure", "no model can be built as its config.json says"),
+    ],
 )
 def test_a_damaged_folder_is_refused_in_one_sentence(
-    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, how: str
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, how: str, sentence: str
 ) -> None:
     save_pruned(*pruned, tmp_path / "out")
     damage(tmp_path / "out", how)
     with pytest.raises(SecateurError) as error:
         load_model(tmp_path / "out")
     assert str(error.value).startswith(str(tmp_path / "out"))
+    assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    WhisperConfig().save_pretrained(tmp_path)
+    with pytest.raises(SecateurError, match="is a whisper model; supported are CTC models"):
+        load_model(tmp_path)

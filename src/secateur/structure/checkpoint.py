@@ -103,10 +103,21 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         raise SecateurError(
             f"{source} is no checkpoint that transformers can read: {_reason(error)}"
         ) from None
+    model_class = _model_class(source, config)
+    # No pickle is read from a folder of ours; transformers reads other ones' in its safe mode.
+    safe = {"use_safetensors": True} if hasattr(config, "secateur_structure") else {}
     try:
-        model, report = model_class(config).from_pretrained(source, config=config, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise SecateurError(f"{source}: the weights do not load: {_reason(error)}") from None
+        model, report = model_class.from_pretrained(source, config=config, output_loading_info=True, **safe)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SecateurError(
+            f"{source}: no model can be built as its config.json says ({_reason(error)})"
+        ) from None
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        other_shapes = "ignore_mismatched_sizes" in str(error)
+        reason = (
+            "their shapes are not those that its config.json describes" if other_shapes else _reason(error)
+        )
+        raise SecateurError(f"{source}: the weights do not load: {reason}") from None
     if report["missing_keys"]:
         raise SecateurError(
             f"{source}: the checkpoint lacks {min(report['missing_keys'])}, so the model is not whole"
@@ -115,16 +126,12 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     return loaded
 
 
-def model_class(config: PreTrainedConfig) -> Any:
-    """The class of CTC models that a configuration is for, pruned ones included.
-
-    Raises:
-        SecateurError: there is none.
-    """
+def _model_class(source: str, config: PreTrainedConfig) -> Any:
+    """The class of the CTC model that a configuration describes, which may be a pruned one."""
     if type(config) not in AutoModelForCTC._model_mapping:
         raise SecateurError(
-            f"a {config.model_type} model has no CTC head; supported are CTC models (Conformer, Parakeet-CTC, wav2vec 2.0 "
-            "and their kin)"
+            f"{source} is a {config.model_type} model; supported are CTC models (Conformer, Parakeet-CTC, wav2vec 2.0 and "
+            "their kin)"
         )
     dense = AutoModelForCTC._model_mapping[type(config)]
     return surgery.pruned_class(dense) if hasattr(config, "secateur_structure") else dense
