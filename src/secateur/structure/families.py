@@ -85,7 +85,9 @@ def conformer_branches(*, pair: bool) -> dict[str, Branch]:
     """The modules of a Conformer layer; ``pair``: whether attention returns its weights too."""
     layer = "encoder.layers.{i}"
     return {
-        "layers.{i}.{ff}": Branch(layer + ".{ff:feed_forward1|feed_forward2}", norm=layer + ".norm_{ff}"),
+        "layers.{i}.{ff}": Branch(
+            layer + ".{ff:feed_forward1|feed_forward2}", norm=layer + ".norm_{ff}", scale=0.5
+        ),
         "layers.{i}.self_attn": Branch(layer + ".self_attn", norm=layer + ".norm_self_att", pair=pair),
         "layers.{i}.conv": Branch(layer + ".conv", norm=layer + ".norm_conv"),
     }
