@@ -203,10 +203,30 @@ class _Space:
         return np.array([float(cost.of(counts)) for cost in self._costs])
 
     def prices(self, at: Ints) -> Floats:
-        """What one more unit of each scored group adds to every cost, [costs, groups scored]."""
+        """What a unit of each scored group adds to every cost, [costs, groups scored]."""
         counts = self._counts(at).requires_grad_()
         rows = [torch.autograd.grad(cost.of(counts), counts)[0].numpy()[self._rows] for cost in self._costs]
         return np.stack(rows)
+
+    def prices_ahead(self, at: Ints) -> Floats:
+        """Prices, on the average of all its units for a group whose next unit alone would save nothing.
+
+        Latency falls in stairs: a unit may cost nothing, and the sixteenth much.
+        """
+        prices = self.prices(at)
+        for row in np.flatnonzero((at < self.last) & (prices == 0).any(0) & ~self.void(at)):
+            without = at.copy()
+            without[row] = self.last[row]
+            units = float((self.kept(at) - self.kept(without))[row])
+            average = (self.costs(at) - self.costs(without)) / units
+            prices[:, row] = np.where(prices[:, row] == 0, average, prices[:, row])
+        return prices
+
+    def void(self, at: Ints) -> NDArray[np.bool_]:
+        """Which scored groups lie in one that is gone."""
+        gone = self._coarse & (at == self.last)
+        void: NDArray[np.bool_] = self._inside[gone].any(0)
+        return void
 
     def meets(self, at: Ints) -> bool:
         return bool((self.costs(at) <= self.limits).all())
@@ -223,8 +243,7 @@ class _Space:
     def harms(self, at: Ints) -> Floats:
         """Harm done in each scored group, nothing where it lies in one that is gone."""
         done = np.array([curve.harm[place] for curve, place in zip(self._curves, at, strict=True)])
-        gone = self._coarse & (at == self.last)
-        done[self._inside[gone].any(0)] = 0.0
+        done[self.void(at)] = 0.0
         return done
 
     def harm(self, at: Ints) -> float:
@@ -256,7 +275,10 @@ def _best(space: _Space) -> Ints:
             end = _descend(space, mixture)
             ends.append(end)
             left = (space.limits - space.costs(end)) / space.limits
-            if left[cost] > np.delete(left, cost).min():
+            ahead = left[cost] - np.delete(left, cost).min()
+            if abs(ahead) < TOLERANCE / 5:
+                break
+            if ahead > 0:
                 high = share
             else:
                 low = share
@@ -293,38 +315,40 @@ def _descend(space: _Space, mixture: Floats) -> Ints:
 
 def _next_steps(space: _Space, at: Ints, mixture: Floats, left_alone: NDArray[np.bool_]) -> Ints:
     """The steps that do the least harm for their cost, for a share of what is still to be removed, at least one."""
-    prices = space.prices(at)
+    prices = space.prices_ahead(at)
     price = space.mixed(prices, mixture)
     group = space.step_group
     open_ = np.flatnonzero((space.step_stop > at[group]) & (price[group] > 0) & ~left_alone[group])
     ratio = space.slopes(at)[open_] / price[group[open_]]
-    steps = open_[np.argsort(ratio, kind="stable")]
+    steps: Ints = open_[np.argsort(ratio, kind="stable")]
     excess = space.costs(at) - space.limits
     removed = np.cumsum(prices[:, group[steps]] * space.step_units[steps], axis=1)
     short = (removed < _SHARE * excess[:, None]).any(0)
-    taken: Ints = steps[: int(short.sum()) + 1]
-    return taken
+    return steps[: int(short.sum()) + 1]
 
 
 def _take(space: _Space, at: Ints, steps: Ints) -> Ints:
-    after = at.copy()
+    after: Ints = at.copy()
     np.maximum.at(after, space.step_group[steps], space.step_stop[steps])
     return after
 
 
 def _give_back(space: _Space, at: Ints, mixture: Floats) -> Ints:
     """Put units back while any fit, those first that are worth most for their cost; at most one of a group a round."""
+    at = np.where(space.void(at), 0, at)
     blocked = np.zeros(len(at), dtype=bool)
     while True:
         prices = space.prices(at)
         worth, units = space.worth_back(at)
         price = space.mixed(prices, mixture) * units
         left = (space.limits - space.costs(at))[:, None]
-        fits = (at > 0) & (price > 0) & ~blocked & (prices * units <= left).all(0)
+        fits = (at > 0) & ~blocked & (prices * units <= left).all(0)
         candidates = np.flatnonzero(fits)
         if len(candidates) == 0:
             return at
-        candidates = candidates[np.argsort(-worth[candidates] / price[candidates], kind="stable")]
+        candidates = candidates[
+            np.argsort(-worth[candidates] / np.maximum(price[candidates], 1e-300), kind="stable")
+        ]
         together = np.cumsum((prices * units)[:, candidates], axis=1)
         # What is put back makes the rest dearer, hence half of the room at a time.
         number = max(1, int((together <= left / 2).all(0).sum()))
