@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked, masked_layer_norm
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
 
 MakeModel = Callable[..., PreTrainedModel]
 Inputs = Callable[[PreTrainedModel], dict[str, Tensor]]
@@ -46,7 +48,7 @@ def test_the_logits_are_differentiable_in_every_mask(
     weights = torch.randn(logits.shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     gradients = torch.autograd.grad((logits * weights).sum(), list(masks.values()))
     for name, gradient in zip(masks, gradients, strict=True):
-        # A unit of the first layers' inputs may be masked by padding or a ReLU, a whole group may not.
+        # A single unit may be dead behind a ReLU, a whole group is not.
         assert gradient.abs().max() > 0, name
 
 
@@ -104,6 +106,27 @@ def test_a_masked_norm_is_the_norm_of_the_open_units() -> None:
         x[..., open_units], (4,), norm.weight[open_units], norm.bias[open_units], 1e-3
     )
     torch.testing.assert_close(masked_layer_norm(norm, x, mask)[..., open_units], expected)
+
+
+@torch.no_grad()
+def test_a_model_without_some_of_its_width_can_lose_more(make_model: MakeModel, inputs_for: Inputs) -> None:
+    model = make_model("conformer")
+    narrow = slice_model(model, PruningPlan.keep(find_groups(model, width=True), {"width": range(2, 12)}))
+    groups = find_groups(narrow, width=True)
+    plan = PruningPlan.keep(groups, {"width": [0, 3, 4, 9], "layers.0.self_attn.query_key": [1, 2]})
+    with masked(narrow, groups, plan.masks(torch.double)):
+        expected = narrow(**inputs_for(model)).logits
+    logits = slice_model(narrow, plan)(**inputs_for(model)).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
+
+
+def test_masks_leave_the_parameters_in_sight(make_model: MakeModel, inputs_for: Inputs) -> None:
+    model = make_model("conformer")
+    groups = find_groups(model)
+    with masked(model, groups, ones(groups)):
+        model(**inputs_for(model)).logits.square().mean().backward()
+        assert set(model.state_dict()) == set(make_model("conformer").state_dict())
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_masks_work_in_the_precision_of_the_model(make_model: MakeModel, inputs_for: Inputs) -> None:

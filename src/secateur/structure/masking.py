@@ -29,7 +29,9 @@ def masked(model: nn.Module, groups: Groups, masks: Masks) -> Iterator[None]:
             in every forward pass, so that its values may be replaced between two of them; its keys are those of the start.
     """
     sites = {(site.module, site.side): site for name in masks for site in groups[name].sites}
-    handles = [_attach(model.get_submodule(site.module), site, masks) for site in sites.values()]
+    handles = [
+        handle for site in sites.values() for handle in _attach(model.get_submodule(site.module), site, masks)
+    ]
     try:
         yield
     finally:
@@ -37,20 +39,29 @@ def masked(model: nn.Module, groups: Groups, masks: Masks) -> Iterator[None]:
             handle.remove()
 
 
-def _attach(module: nn.Module, site: Site, masks: Masks) -> RemovableHandle:
+def _attach(module: nn.Module, site: Site, masks: Masks) -> list[RemovableHandle]:
     """Hook one site; all the groups that meet there act in one product."""
 
     def factor(like: Tensor) -> Tensor:
         return mask_along(site.dim, masks).to(like.dtype)
 
-    # Convolutions take their channels second; linear layers, and whole modules, last.
-    trailing = module.weight.dim() - 2 if isinstance(module, (nn.Conv1d, nn.Conv2d)) else 0
+    # Scaling a weight is scaling the input or the output, and weights are smaller than activations. The scaled tensor
+    # hides the parameter while the module runs; the parameter itself stays where everybody else finds it.
+    def scale_weight(module: nn.Linear | nn.Conv1d | nn.Conv2d, _: tuple[Any, ...]) -> None:
+        weight, bias = module.weight, module.bias
+        gate = factor(weight)
+        if site.side == "input":
+            vars(module)["weight"] = weight * gate.reshape(1, -1, *[1] * (weight.dim() - 2))
+        else:
+            vars(module)["weight"] = weight * gate.reshape(-1, *[1] * (weight.dim() - 1))
+            if bias is not None:
+                vars(module)["bias"] = bias * gate
 
-    def gate_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        gate = factor(args[0])
-        return (args[0] * gate.reshape(-1, *[1] * trailing), *args[1:])
+    def restore(module: nn.Module, *_: Any) -> None:
+        vars(module).pop("weight", None)
+        vars(module).pop("bias", None)
 
-    def gate_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def scale_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
             return (output[0] * factor(output[0]), *output[1:])
         return output * factor(output)
@@ -62,13 +73,16 @@ def _attach(module: nn.Module, site: Site, masks: Masks) -> RemovableHandle:
     def normalise_open_units(norm: nn.LayerNorm, args: tuple[Any, ...], _: Tensor) -> Tensor:
         return masked_layer_norm(norm, args[0], factor(args[0]))
 
-    if site.side == "input":
-        return module.register_forward_pre_hook(gate_input)
-    if site.side == "output":
-        return module.register_forward_hook(gate_output)
     if site.side == "layer":
-        return module.register_forward_hook(mix_with_input, with_kwargs=True)
-    return module.register_forward_hook(normalise_open_units)
+        return [module.register_forward_hook(mix_with_input, with_kwargs=True)]
+    if site.side == "norm":
+        return [module.register_forward_hook(normalise_open_units)]
+    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+        return [
+            module.register_forward_pre_hook(scale_weight),
+            module.register_forward_hook(restore, always_call=True),
+        ]
+    return [module.register_forward_hook(scale_output)]
 
 
 def masked_layer_norm(norm: nn.LayerNorm, x: Tensor, mask: Tensor) -> Tensor:
