@@ -140,11 +140,13 @@ def _checked(name: str, text: str, limit: Limit) -> Limit:
 
 
 def _text(name: str, limit: Limit) -> str:
-    """A limit as `Budget.parse` reads it, in the largest unit that leaves a number of one or more."""
-    if limit.relative:
-        return f"{100 * limit.amount:.12g}%"
-    units = sorted(UNITS[name].items(), key=lambda unit: unit[1])
-    unit, scale = max(
-        (unit for unit in units if unit[1] <= limit.amount), key=lambda u: u[1], default=units[0]
-    )
-    return f"{limit.amount / scale:.12g}{unit if unit in ('', 'k') or name == 'latency' else unit.upper()}"
+    return f"{100 * limit.amount:.12g}%" if limit.relative else format_amount(name, limit.amount, digits=12)
+
+
+def format_amount(name: str, amount: float, *, digits: int = 4) -> str:
+    """An absolute amount as `Budget.parse` reads it, in the largest unit that leaves a number of one or more."""
+    # Of two names for the same scale (G and B) the first.
+    scales = {scale: unit for unit, scale in reversed(UNITS[name].items())}
+    scale = max((scale for scale in scales if scale <= amount), default=min(scales))
+    unit = scales[scale]
+    return f"{amount / scale:.{digits}g}{unit if name == 'latency' or unit == 'k' else unit.upper()}"
