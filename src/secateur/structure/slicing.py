@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -35,28 +35,21 @@ def slice_model(model: PreTrainedModel, plan: PruningPlan, *, in_place: bool = F
     """
     groups = find_groups(model, width="width" in plan.kept)
     kept = plan.resolved(groups).kept
-    sliced: dict[int, object] = {}
-    for name, layout in groups.tensors.items():
-        path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
-        tensor = getattr(module, leaf)
-        smaller = _select(tensor.detach(), layout, kept)
-        if smaller.shape == tensor.shape:
-            continue
-        if in_place:
-            set_tensor(module, leaf, smaller)
-        else:
-            # deepcopy takes an object that is listed here by its id for copied already.
+    if in_place:
+        result = model
+        for module, name, smaller in _cut_tensors(model, groups, kept):
+            set_tensor(module, name, smaller)
+    else:
+        # deepcopy takes an object that is listed here by its id for copied already.
+        copied: dict[int, Any] = {}
+        for module, name, smaller in _cut_tensors(model, groups, kept):
+            tensor = getattr(module, name)
             parameter = isinstance(tensor, nn.Parameter)
-            sliced[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if parameter else smaller
-    result = model if in_place else copy.deepcopy(model, sliced)
+            copied[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if parameter else smaller
+        result = copy.deepcopy(model, copied)
 
-    biases = {
-        branch.path: result.get_parameter(branch.bias)
-        for branch in groups.branches.values()
-        if branch.bias and any(not kept.get(name, (0,)) for name in branch.units)
-    }
     change = _change(result, groups, kept)
+    biases = {row.path: result.get_parameter(row.bias) for row in groups.branches.values() if row.bias}
     reshape(result, change)
     for path in change["modules"]:
         module = result.get_submodule(path)
@@ -103,6 +96,19 @@ def describe(model: PreTrainedModel, family: Family) -> dict[str, dict[str, Any]
             }:
                 attributes[path] = changed
     return {"tensors": tensors, "modules": modules, "attributes": attributes}
+
+
+def _cut_tensors(
+    model: PreTrainedModel, groups: Groups, kept: Kept
+) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """What stays of each tensor that shrinks, one at a time, with the module and the name that it has there."""
+    for path_and_name, layout in groups.tensors.items():
+        path, _, name = path_and_name.rpartition(".")
+        module = model.get_submodule(path)
+        tensor = getattr(module, name)
+        smaller = _select(tensor.detach(), layout, kept)
+        if smaller.shape != tensor.shape:
+            yield module, name, smaller
 
 
 def _select(tensor: Tensor, layout: Layout, kept: Kept) -> Tensor:
