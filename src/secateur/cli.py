@@ -154,8 +154,8 @@ def inspect(
     quiet: bool,
 ) -> None:
     """Show the size, the work and the time of each part of MODEL."""
+    from secateur.progress import ProgressBar
     from secateur.reporting.inspection import inspection_table
-    from secateur.reporting.progress import ProgressBar
     from secateur.structure.inspect import inspect
 
     recognizer = _load(model, device, dtype, threads)
@@ -218,8 +218,8 @@ def evaluate(
     """
     from secateur.evaluation.comparison import compare
     from secateur.evaluation.evaluate import evaluate
+    from secateur.progress import ProgressBar
     from secateur.reporting.evaluation import comparison_text, evaluation_table
-    from secateur.reporting.progress import ProgressBar
     from secateur.speech.corpus import open_corpus
     from secateur.speech.skips import SkipLog
 
@@ -270,7 +270,7 @@ def transcribe(
 
     A FILE is audio of any length, a folder of it, or a manifest.
     """
-    from secateur.reporting.progress import ProgressBar
+    from secateur.progress import ProgressBar
     from secateur.speech.corpus import Corpus, open_corpus
     from secateur.speech.skips import SkipLog
     from secateur.transcription import transcribe

@@ -41,6 +41,8 @@ class Recognizer:
         features: from waveforms to model inputs.
         tokenizer: from token ids to text.
         blank: id of the CTC blank.
+        pads_cleanly: whether the model can hear utterances of several lengths at once. wav2vec 2.0 base cannot: its
+            first norm runs over time, padding included. Such utterances are heard one by one.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Recognizer:
         self.features = features
         self.tokenizer = tokenizer
         self.blank = int(model.config.pad_token_id)
-        self._group_norm = getattr(model.config, "feat_extract_norm", None) == "group"
+        self.pads_cleanly = getattr(model.config, "feat_extract_norm", None) != "group"
 
     @property
     def sample_rate(self) -> int:
@@ -93,14 +95,13 @@ class Recognizer:
     @torch.inference_mode()
     def logits(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
         """Logits [batch, frames, vocabulary] and the number of frames [batch] that belong to each waveform."""
-        if self._group_norm and len({len(wave) for wave in waveforms}) > 1:
+        if not self.pads_cleanly and len({len(wave) for wave in waveforms}) > 1:
             return self._logits_one_by_one(waveforms)
         inputs = self.prepare(waveforms)
         logits: Tensor = self.model(**inputs).logits
         return logits, self._lengths(inputs["attention_mask"].sum(-1))
 
     def _logits_one_by_one(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
-        """For models whose first norm runs over time (wav2vec 2.0 base): padding would change every frame."""
         each = [self.logits([wave])[0][0] for wave in waveforms]
         lengths = torch.tensor([len(logits) for logits in each], device=self.model.device)
         return torch.nn.utils.rnn.pad_sequence(each, batch_first=True), lengths

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from secateur.decoding import Transcript
 from secateur.errors import SecateurError
+from secateur.progress import ProgressBar
 from secateur.recognizer import WHOLE_SECONDS, Recognizer
-from secateur.reporting.progress import ProgressBar
 from secateur.speech.audio import audio_seconds
 from secateur.speech.batching import read_batches
 from secateur.speech.corpus import Corpus

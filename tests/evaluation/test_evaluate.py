@@ -19,7 +19,7 @@ from secateur.evaluation.error_rate import Counts, total
 from secateur.evaluation.evaluate import evaluate
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.recognizer import load
-from secateur.reporting.progress import ProgressBar
+from secateur.progress import ProgressBar
 from secateur.speech.corpus import open_corpus
 from secateur.speech.skips import SkipLog
 from secateur.structure import counting

@@ -19,8 +19,8 @@ from secateur.evaluation.error_rate import Counts, bootstrap_interval, character
 from secateur.evaluation.normalise import Normaliser, normaliser
 from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.evaluation.timing import wait_for
+from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
-from secateur.reporting.progress import ProgressBar
 from secateur.speech.batching import SpeechBatch, read_batches
 from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.skips import SkipLog, Skipped

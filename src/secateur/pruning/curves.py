@@ -27,7 +27,9 @@ class CostModel(Protocol):
     It does not fall when more is kept.
     """
 
-    dense: float
+    @property
+    def dense(self) -> float:
+        """The cost with nothing removed."""
 
     def __call__(self, kept: Mapping[str, int], /) -> float:
         """The cost when that many units of each group are kept; groups that are not listed are whole."""

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation, UtteranceResult
+from secateur.progress import clock
 from secateur.reporting.inspection import short
-from secateur.reporting.progress import clock
 
 SIGNIFICANT = 0.05
 

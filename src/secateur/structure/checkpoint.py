@@ -145,7 +145,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         SecateurError: ``folder`` holds something other than an earlier result, or the disk does not take it all.
     """
     folder = Path(folder)
-    _check_free(folder)
+    check_free(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     earlier = folder.with_name(f"{folder.name}.earlier-{os.getpid()}")
     try:
@@ -165,7 +165,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
     """Refuse a place that holds anything but an earlier result."""
     if folder.is_dir():
         if any(folder.iterdir()) and not (folder / PLAN).is_file():

@@ -87,6 +87,20 @@ class ProgressBar:
             self._display.stop()
             self._display = None
 
+    def begin(self, description: str, total: float | None = None) -> None:
+        """Start on another piece of work, of ``total`` steps."""
+        self.description, self._audio_seconds, self._started = description, 0.0, perf_counter()
+        self.total = total
+        if self._display is not None and self._task is not None:
+            self._display.reset(self._task, description=description, total=total, figures="")
+
+    def stage(self, description: str, done: float) -> None:
+        """Report which share of a piece of work is done, which begins with the first report of its name."""
+        if description != self.description:
+            self.begin(description, total=1.0)
+        if self._display is not None and self._task is not None:
+            self._display.update(self._task, completed=done)
+
     def advance(self, steps: float = 1, *, audio_seconds: float = 0.0, **figures: object) -> None:
         """Report progress since the last call.
 

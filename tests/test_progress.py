@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from secateur.reporting.progress import ProgressBar, clock
+from secateur.progress import ProgressBar, clock
 
 
 def terminal() -> Console:
@@ -56,7 +56,7 @@ def test_an_exception_passes_and_the_bar_is_closed():
 
 
 def test_importing_it_does_not_import_rich():
-    code = "import sys, secateur.reporting.progress; sys.exit('rich' in sys.modules)"
+    code = "import sys, secateur.progress; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,0 +1,246 @@
+"""The verb: prune a recogniser to a budget, measure it before and after, keep the result in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import transformers
+import yaml
+
+from secateur import __version__
+from secateur.errors import SecateurError
+from secateur.evaluation.comparison import Comparison, compare
+from secateur.evaluation.evaluate import evaluate
+from secateur.evaluation.results import Evaluation
+from secateur.progress import ProgressBar
+from secateur.pruning.budget import Budget
+from secateur.pruning.curves import CostModel
+from secateur.pruning.oneshot import OneShot, prune_oneshot
+from secateur.recognizer import Recognizer, load
+from secateur.speech.corpus import Corpus, open_corpus
+from secateur.speech.sampling import sample_batches
+from secateur.speech.skips import SkipLog
+from secateur.structure.checkpoint import check_free, save_pruned
+from secateur.structure.cost import mac_cost, parameter_cost
+from secateur.structure.groups import Groups, find_groups
+from secateur.structure.plan import PruningPlan
+
+METHODS = ("oneshot",)
+# Small batches are the fastest on a CPU, whose caches hold little.
+BATCH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides a run, and nothing else; ``run.yaml`` holds it.
+
+    Attributes:
+        model: what is pruned.
+        data: speech that it is pruned on; transcripts are not needed.
+        keep: the budget.
+        valid: transcribed speech that word error rates before and after are measured on; None: they are not.
+        valid_limit: its first so many utterances; None: all.
+        method: one of `METHODS`.
+        oneshot: settings of that method.
+        audio_seconds: length of the utterance that multiply-accumulates and latency are for.
+        multiple_of: hold the numbers of units to multiples of this.
+        min_heads: heads that every attention module keeps.
+        width: offer the residual width too.
+    """
+
+    model: str
+    data: str
+    keep: str
+    valid: str | None = None
+    valid_limit: int | None = None
+    method: str = "oneshot"
+    oneshot: OneShot = field(default_factory=OneShot)
+    audio_seconds: float = 10.0
+    multiple_of: int = 1
+    min_heads: int = 0
+    width: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise SecateurError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What came of a run.
+
+    Attributes:
+        recognizer: the pruned recogniser.
+        plan: what was kept.
+        report: figures before and after, ready for `json.dumps`.
+    """
+
+    recognizer: Recognizer
+    plan: PruningPlan
+    report: dict[str, Any]
+
+
+def prune(
+    settings: Settings,
+    out: str | Path | None = None,
+    *,
+    recognizer: Recognizer | None = None,
+    progress: ProgressBar | None = None,
+) -> Pruned:
+    """Prune a recogniser and write the result.
+
+    >>> pruned = prune(Settings("model.nemo", data="speech/", keep="params=50%,macs=50%"), out="smaller")
+    >>> pruned.recognizer.transcribe("meeting.wav").text
+
+    Args:
+        settings: of the run.
+        out: a new or empty folder, or one with an earlier result, which is replaced; None: nothing is written.
+        recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
+        progress: told about the work as it goes.
+
+    Raises:
+        SecateurError: something that is asked for is not there, not sound, or not possible. Nothing is written then.
+    """
+    if out is not None:
+        check_free(Path(out))
+    progress = progress or ProgressBar("pruning", quiet=True)
+    clock = Stopwatch()
+    budget = Budget.parse(settings.keep)
+    data = open_corpus(settings.data)
+    valid = None if settings.valid is None else open_corpus(settings.valid)
+    with clock.time("load"):
+        dense = recognizer or load(settings.model)
+        groups = find_groups(
+            dense.model, width=settings.width, multiple_of=settings.multiple_of, min_heads=settings.min_heads
+        )
+        costs = _costs(budget, groups, dense, settings.audio_seconds)
+    with clock.time("read"):
+        skips = SkipLog()
+        minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
+        batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
+        progress.begin("reading speech")
+        speech = sample_batches(
+            data, minutes, dense.sample_rate, batch_seconds, seed=settings.oneshot.seed, skips=skips
+        )
+    with clock.time("prune"):
+        plan, smaller = prune_oneshot(dense, groups, costs, budget, speech, settings.oneshot, progress.stage)
+    heard = sum(len(wave) for batch in speech for wave in batch) / dense.sample_rate
+    del speech
+    scored = None
+    if valid is not None:
+        with clock.time("evaluate"):
+            scored = _evaluate_both(dense, smaller, valid, settings, progress)
+    report = _report(settings, budget, groups, plan, costs, scored) | {
+        "audio_seconds": round(heard, 1),
+        "skipped": skips.skipped,
+        "wall_seconds": clock.seconds,
+        "environment": environment(),
+    }
+    if out is not None:
+        progress.begin("writing")
+        save_pruned(
+            smaller.model, plan, out, beside=lambda folder: _write_beside(folder, smaller, settings, report)
+        )
+    return Pruned(smaller, plan, report)
+
+
+def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) -> dict[str, CostModel]:
+    """Parameters and multiply-accumulates, which are cheap to know, and latency where it is limited."""
+    costs: dict[str, CostModel] = {
+        "params": parameter_cost(groups),
+        "macs": mac_cost(groups, dense.model, seconds),
+    }
+    if "latency" in budget.bounds:
+        from secateur.structure.latency import latency_cost
+
+        costs["latency"] = latency_cost(groups, dense.model, seconds)
+    return costs
+
+
+def _evaluate_both(
+    dense: Recognizer, smaller: Recognizer, valid: Corpus, settings: Settings, progress: ProgressBar
+) -> tuple[Evaluation, Evaluation]:
+    progress.begin("evaluating before")
+    before = evaluate(dense, valid, limit=settings.valid_limit, progress=progress)
+    progress.begin("evaluating after")
+    return before, evaluate(smaller, valid, limit=settings.valid_limit, progress=progress)
+
+
+def _report(
+    settings: Settings,
+    budget: Budget,
+    groups: Groups,
+    plan: PruningPlan,
+    costs: Mapping[str, CostModel],
+    scored: tuple[Evaluation, Evaluation] | None,
+) -> dict[str, Any]:
+    """What was asked and what came of it."""
+    counts = plan.counts()
+
+    def figures(kept: Mapping[str, int]) -> dict[str, float]:
+        named = {
+            "params": costs["params"](kept),
+            "macs_per_second": costs["macs"](kept) / settings.audio_seconds,
+        }
+        return named | ({"latency": costs["latency"](kept)} if "latency" in costs else {})
+
+    before, after = figures({}), figures(counts)
+    report: dict[str, Any] = {
+        "budget": str(budget),
+        "method": settings.method,
+        "before": before,
+        "after": after,
+        "kept": {name: value / before[name] for name, value in after.items()},
+        "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
+    }
+    if scored is not None:
+        difference: Comparison = compare(*scored)
+        for name, evaluation in zip(("before", "after"), scored, strict=True):
+            report[name] = evaluation.to_json() | report[name]
+        report["comparison"] = difference.to_json()
+    return report
+
+
+def _write_beside(folder: Path, smaller: Recognizer, settings: Settings, report: dict[str, Any]) -> None:
+    """The files that a recogniser needs besides its model, and what it came from."""
+    smaller.features.save_pretrained(folder)
+    smaller.tokenizer.save_pretrained(folder)
+    run = {"secateur": asdict(settings), "environment": report["environment"]}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """What a figure depends on besides the settings: versions and the machine."""
+    return {
+        "secateur": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[stage] = round(perf_counter() - start, 2)

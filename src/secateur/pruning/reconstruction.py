@@ -1,0 +1,253 @@
+"""Reconstruction: refit the layers that consume removed units, in closed form, against the unpruned model.
+
+After slicing, a layer y = W x + b that lost inputs is refitted by ridge regression over frames of audio,
+
+    minimise over W, b   sum_t |target_t - W x_t - b|^2 + r |W - W_sliced|^2,
+
+r a small multiple of the mean variance of x. Layers are taken in the order of computation and x comes from the pruned
+model as refitted so far, so that each layer makes up for the errors of those before it. On a residual branch the target
+is what brings the pruned model's stream back to the unpruned one's:
+
+    target = y_teacher + (stream_teacher - stream_student) / scale.
+
+Only one layer's inputs and statistics are held beside the two streams. No transcripts and no gradients are needed.
+Reconstruction of pruned layers by least squares goes back to channel pruning (He et al. 2017, arXiv 1707.06168).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.pruning.capture import Side, capture
+from secateur.pruning.regression import Regression
+from secateur.structure.axes import kept_positions
+from secateur.structure.groups import BranchLayout, Groups, find_groups
+from secateur.structure.plan import PruningPlan
+from secateur.structure.surgery import Constant
+
+Inputs = Mapping[str, Tensor]
+"""A batch as `Recognizer.prepare` makes it."""
+
+RIDGE = 1e-3
+# Positions of a convolution over time and frequency that are drawn for its regression, for each of its inputs.
+ROWS_PER_INPUT = 30
+
+
+@torch.no_grad()
+def reconstruct(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    plan: PruningPlan,
+    batches: Sequence[Inputs],
+    *,
+    ridge: float = RIDGE,
+    seed: int = 0,
+    progress: Callable[[float], object] | None = None,
+) -> None:
+    """Refit a sliced model in place.
+
+    Args:
+        student: what `slice_model` made of the teacher.
+        teacher: the unpruned model.
+        plan: the plan between the two.
+        batches: audio, all of which is held; an hour of it takes some hundred megabytes.
+        ridge: pull towards the sliced weights, in units of the mean variance of a layer's inputs.
+        seed: of the positions drawn from convolutions over time and frequency.
+        progress: told the share of the work that is done.
+
+    Raises:
+        SecateurError: there is no audio.
+    """
+    if not batches:
+        raise SecateurError("there is no audio to reconstruct on: give at least a few minutes of speech")
+    Reconstruction(student, teacher, plan, batches, ridge, seed).run(progress or float)
+
+
+class Reconstruction:
+    """The two models, and the residual streams of both at the layer that was reached.
+
+    Attributes:
+        frames: which frames of each batch are no padding, [batch, frames].
+        streams: input of the next layer for each batch, [batch, frames, width], of the student and of the teacher.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        plan: PruningPlan,
+        batches: Sequence[Inputs],
+        ridge: float,
+        seed: int,
+    ) -> None:
+        self.student, self.teacher, self.batches, self.ridge = student, teacher, batches, ridge
+        self.groups = find_groups(teacher, width="width" in plan.kept)
+        self.kept = plan.resolved(self.groups).kept
+        self.generator = torch.Generator().manual_seed(seed)
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.frames: list[Tensor] = []
+        self.student_stream: list[Tensor] = []
+        self.teacher_stream: list[Tensor] = []
+
+    def run(self, progress: Callable[[float], object]) -> None:
+        with evaluating(self.student), evaluating(self.teacher):
+            for path in self._front_consumers():
+                self._refit_front(path)
+            self._enter_layers()
+            survivors = iter(self.student.get_submodule(self.groups.family.layers))
+            for done, (name, path) in enumerate(self.groups.layers.items(), start=1):
+                teacher_layer = self.teacher.get_submodule(path)
+                if self.kept.get(name, (0,)):
+                    self._refit_layer(path, next(survivors), teacher_layer)
+                else:
+                    self.teacher_stream = self._advance(teacher_layer, self.teacher_stream)
+                progress(done / len(self.groups.layers))
+
+    def _front_consumers(self) -> list[str]:
+        """Modules before the layers whose inputs lost units, in the order of computation."""
+        inner = f"{self.groups.family.layers}."
+        modules = {
+            site.module
+            for name in self.kept
+            for site in self.groups[name].sites
+            if site.side == "input" and name != "width" and not site.module.startswith(inner)
+        }
+        return [path for path, _ in self.teacher.named_modules() if path in modules]
+
+    def _refit_front(self, path: str) -> None:
+        """Bring the output of a module of the front-end back to what the teacher's is, on the channels that stay."""
+        module, taught = self.student.get_submodule(path), self.teacher.get_submodule(path)
+        layout = self.groups.tensors[f"{path}.weight"]
+        channels = kept_positions(layout.dims[0], self.kept)
+        regression = Regression(module, self.ridge)
+        for batch in self.batches:
+            x = capture(self.student, batch, {"x": (module, "input")})["x"]
+            y = capture(self.teacher, batch, {"y": (taught, "output")})["y"]
+            y = y if channels is None else y.index_select(1 if y.dim() > 3 else -1, channels)
+            windows = unfolded(module, x)
+            rows = self._rows(windows.shape[1], y, batch["attention_mask"])
+            regression.add(windows[rows], positions(y)[rows])
+        regression.solve()
+
+    def _rows(self, inputs: int, y: Tensor, mask: Tensor) -> Tensor:
+        """Which positions of an output, flattened, to learn from: none of padding, a sample of a convolution's."""
+        if y.dim() == 3:
+            return frame_mask(mask, y.shape[1]).flatten()
+        real = frame_mask(mask, y.shape[2])[:, :, None].expand(-1, -1, y.shape[3])
+        share = ROWS_PER_INPUT * inputs / len(self.batches) / max(int(real.sum()), 1)
+        return (real & (torch.rand(real.shape, generator=self.generator) < share).to(real.device)).flatten()
+
+    def _enter_layers(self) -> None:
+        """Both streams at the first layer, and what else the layers are called with."""
+        for model, stream in ((self.student, self.student_stream), (self.teacher, self.teacher_stream)):
+            first = next(model.get_submodule(self.groups.family.layers).children())
+            for batch in self.batches:
+                args, kwargs = capture(model, batch, {"call": (first, "call")})["call"]
+                stream.append(args[0] if args else kwargs["hidden_states"])
+                if model is self.student:
+                    rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+                    self.calls.append((args[1:], rest))
+                    self.frames.append(frame_mask(batch["attention_mask"], stream[-1].shape[1]))
+
+    def _advance(self, layer: nn.Module, stream: Sequence[Tensor]) -> list[Tensor]:
+        return [layer(x, *args, **kwargs) for x, (args, kwargs) in zip(stream, self.calls, strict=True)]
+
+    def _refit_layer(self, path: str, layer: nn.Module, teacher_layer: nn.Module) -> None:
+        """Refit the modules of one layer one after the other, then take both streams past it."""
+        branches = [b for b in self.groups.branches.values() if b.path.startswith(f"{path}.")]
+        order = [name for name, _ in teacher_layer.named_modules()]
+        branches.sort(key=lambda branch: order.index(branch.path.removeprefix(f"{path}.")))
+        targets = self._targets(path, teacher_layer, branches)
+        for branch in branches:
+            module = layer.get_submodule(branch.path.removeprefix(f"{path}."))
+            # A module that is gone has no bias to refit; one with a bias alone lost its norm, and reads the stream.
+            tap = consumer = module
+            if not isinstance(module, Constant):
+                consumer = layer.get_submodule(consumer_of(self.groups, branch).removeprefix(f"{path}."))
+                if branch.norm:
+                    tap = layer.get_submodule(branch.norm.removeprefix(f"{path}."))
+            if next(module.parameters(), None) is not None:
+                self._refit_branch(layer, tap, consumer, targets[branch.path], branch.scale)
+        self.student_stream = self._advance(layer, self.student_stream)
+        self.teacher_stream = self._advance(teacher_layer, self.teacher_stream)
+
+    def _targets(
+        self, path: str, teacher_layer: nn.Module, branches: Sequence[BranchLayout]
+    ) -> dict[str, list[Tensor]]:
+        """For every branch, what the teacher's consumer puts out plus its stream / scale: [real frames, width]."""
+        taps: dict[str, tuple[nn.Module, Side]] = {}
+        for branch in branches:
+            local = (branch.norm or branch.path).removeprefix(f"{path}.")
+            taps[f"stream {branch.path}"] = (teacher_layer.get_submodule(local), "input")
+            consumer = consumer_of(self.groups, branch)
+            taps[branch.path] = (self.teacher.get_submodule(consumer), "output")
+        targets: dict[str, list[Tensor]] = {branch.path: [] for branch in branches}
+        for x, (args, kwargs), real in zip(self.teacher_stream, self.calls, self.frames, strict=True):
+            seen = capture(teacher_layer, kwargs, taps, x, *args)
+            for branch in branches:
+                consumer = self.teacher.get_submodule(consumer_of(self.groups, branch))
+                y = time_major(consumer, seen[branch.path])
+                targets[branch.path].append((y + seen[f"stream {branch.path}"] / branch.scale)[real])
+        return targets
+
+    def _refit_branch(
+        self, layer: nn.Module, tap: nn.Module, consumer: nn.Module, targets: Sequence[Tensor], scale: float
+    ) -> None:
+        regression = Regression(consumer, self.ridge)
+        for x, (args, kwargs), real, target in zip(
+            self.student_stream, self.calls, self.frames, targets, strict=True
+        ):
+            seen = capture(layer, kwargs, {"stream": (tap, "input"), "x": (consumer, "input")}, x, *args)
+            regression.add(time_major(consumer, seen["x"])[real], target - seen["stream"][real] / scale)
+        regression.solve()
+
+
+def consumer_of(groups: Groups, branch: BranchLayout) -> str:
+    """The module whose output a branch adds to the stream: the one that consumes the branch's units."""
+    return next(site.module for name in branch.units for site in groups[name].sites if site.side == "input")
+
+
+def frame_mask(mask: Tensor, frames: int) -> Tensor:
+    """The mask of the input, [batch, inputs], at the coarser rate of a later stage: [batch, frames].
+
+    Every supported front-end keeps ceil(length / total stride) frames or, where it pads nothing, a few less.
+    """
+    share = mask.sum(-1, keepdim=True) / mask.shape[-1]
+    return torch.arange(frames, device=mask.device) < (share * frames).ceil()
+
+
+def time_major(module: nn.Module, x: Tensor) -> Tensor:
+    """[batch, frames, units], whichever way the module has it."""
+    return x.transpose(1, 2) if isinstance(module, nn.Conv1d) else x
+
+
+def unfolded(module: nn.Module, x: Tensor) -> Tensor:
+    """Every input window that a module sees, flattened: [positions, inputs]."""
+    if isinstance(module, nn.Conv2d):
+        windows = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride)  # type: ignore[arg-type]
+        return windows.transpose(1, 2).flatten(0, 1)
+    return time_major(module, x).flatten(0, 1)
+
+
+def positions(y: Tensor) -> Tensor:
+    """Outputs at every position: [positions, outputs], in the order of `unfolded`."""
+    return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.dim() > 3 else y.flatten(0, 1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the context: no dropout, fixed batch statistics."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
