@@ -8,19 +8,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from secateur.errors import SecateurError
     from secateur.evaluation.evaluate import evaluate
+    from secateur.pruning.budget import Budget
+    from secateur.pruning.prune import PruneSettings, prune
     from secateur.recognizer import Recognizer, load
     from secateur.structure.plan import PruningPlan
 
 __version__ = "0.1.0"
 
-__all__ = ["PruningPlan", "Recognizer", "SecateurError", "__version__", "evaluate", "load"]
+__all__ = [
+    "Budget",
+    "PruneSettings",
+    "PruningPlan",
+    "Recognizer",
+    "SecateurError",
+    "__version__",
+    "evaluate",
+    "load",
+    "prune",
+]
 
 _HOMES = {
+    "Budget": "secateur.pruning.budget",
+    "PruneSettings": "secateur.pruning.prune",
     "PruningPlan": "secateur.structure.plan",
     "Recognizer": "secateur.recognizer",
     "SecateurError": "secateur.errors",
     "evaluate": "secateur.evaluation.evaluate",
     "load": "secateur.recognizer",
+    "prune": "secateur.pruning.prune",
 }
 
 

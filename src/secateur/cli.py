@@ -287,6 +287,106 @@ def transcribe(
     _finish(figures, json_file, *lines)
 
 
+@main.command()
+@click.argument("model")
+@click.option("--data", required=True, help="Speech to prune on; transcripts are not needed.")
+@click.option(
+    "--keep", required=True, metavar="BUDGET", help="What may stay: params=50%,macs=50%,latency=60%."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder for the result: new, empty, or of an earlier one.",
+)
+@click.option("--valid", metavar="DATA", help="Transcribed speech to measure before and after on.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
+@click.option(
+    "--method", type=click.Choice(["oneshot"]), default="oneshot", show_default=True, help="How to prune."
+)
+@click.option(
+    "--score",
+    type=click.Choice(["obs", "fisher", "wanda", "magnitude"]),
+    default="obs",
+    show_default=True,
+    help="What decides which units go.",
+)
+@click.option("--uniform", is_flag=True, help="Keep the same fraction of every group of units.")
+@click.option(
+    "--score-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Audio that the score looks at.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Audio that what is left is refitted on; 0: it is not.",
+)
+@click.option(
+    "--multiple-of",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Hold the numbers of units to multiples of this.",
+)
+@click.option(
+    "--min-heads", type=click.IntRange(0), default=0, show_default=True, help="Heads that every layer keeps."
+)
+@click.option("--width", is_flag=True, help="Prune the residual width too.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@_model_options
+def prune(
+    model: str,
+    data: str,
+    keep: str,
+    out: str,
+    valid: str | None,
+    limit: int | None,
+    method: str,
+    score: str,
+    uniform: bool,
+    score_minutes: float,
+    minutes: float,
+    multiple_of: int,
+    min_heads: int,
+    width: bool,
+    seed: int,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Make MODEL smaller and faster, and write the result to a folder."""
+    from secateur.progress import ProgressBar
+    from secateur.pruning.budget import Budget
+    from secateur.pruning.oneshot import OneShot
+    from secateur.pruning.prune import PruneSettings, prune
+    from secateur.reporting.pruning import pruning_table
+
+    Budget.parse(keep)
+    settings = PruneSettings(
+        model=model,
+        data=data,
+        keep=keep,
+        valid=valid,
+        valid_limit=limit,
+        method=method,
+        oneshot=OneShot(score, score_minutes, minutes, uniform, seed),
+        multiple_of=multiple_of,
+        min_heads=min_heads,
+        width=width,
+    )
+    recognizer = _load(model, device, dtype, threads)
+    with ProgressBar("pruning", quiet=quiet) as progress:
+        pruned = prune(settings, out, recognizer=recognizer, progress=progress)
+    _finish(pruned.report, json_file, pruning_table(pruned.report), f"The pruned model is in {out}.")
+
+
 def _load(model: str, device: str, dtype: str | None, threads: int | None) -> Recognizer:
     import torch
     from transformers.utils import logging

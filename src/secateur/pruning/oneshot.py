@@ -20,6 +20,10 @@ from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 
+# A softer distribution than the model's own, so that frames it is sure of count; and speech before blanks.
+TEMPERATURE = 2.0
+SPEECH_WEIGHT = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class OneShot:

@@ -19,7 +19,7 @@ import yaml
 
 from secateur import __version__
 from secateur.errors import SecateurError
-from secateur.evaluation.comparison import Comparison, compare
+from secateur.evaluation.comparison import compare
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.results import Evaluation
 from secateur.progress import ProgressBar
@@ -41,7 +41,7 @@ BATCH_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PruneSettings:
     """Everything that decides a run, and nothing else; ``run.yaml`` holds it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Pruned:
 
 
 def prune(
-    settings: Settings,
+    settings: PruneSettings,
     out: str | Path | None = None,
     *,
     recognizer: Recognizer | None = None,
@@ -99,7 +99,7 @@ def prune(
 ) -> Pruned:
     """Prune a recogniser and write the result.
 
-    >>> pruned = prune(Settings("model.nemo", data="speech/", keep="params=50%,macs=50%"), out="smaller")
+    >>> pruned = prune(PruneSettings("model.nemo", data="speech/", keep="params=50%,macs=50%"), out="smaller")
     >>> pruned.recognizer.transcribe("meeting.wav").text
 
     Args:
@@ -168,7 +168,7 @@ def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) ->
 
 
 def _evaluate_both(
-    dense: Recognizer, smaller: Recognizer, valid: Corpus, settings: Settings, progress: ProgressBar
+    dense: Recognizer, smaller: Recognizer, valid: Corpus, settings: PruneSettings, progress: ProgressBar
 ) -> tuple[Evaluation, Evaluation]:
     progress.begin("evaluating before")
     before = evaluate(dense, valid, limit=settings.valid_limit, progress=progress)
@@ -177,7 +177,7 @@ def _evaluate_both(
 
 
 def _report(
-    settings: Settings,
+    settings: PruneSettings,
     budget: Budget,
     groups: Groups,
     plan: PruningPlan,
@@ -204,14 +204,13 @@ def _report(
         "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
     }
     if scored is not None:
-        difference: Comparison = compare(*scored)
         for name, evaluation in zip(("before", "after"), scored, strict=True):
             report[name] = evaluation.to_json() | report[name]
-        report["comparison"] = difference.to_json()
+        report["comparison"] = compare(scored[1], scored[0]).to_json()
     return report
 
 
-def _write_beside(folder: Path, smaller: Recognizer, settings: Settings, report: dict[str, Any]) -> None:
+def _write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, report: dict[str, Any]) -> None:
     """The files that a recogniser needs besides its model, and what it came from."""
     smaller.features.save_pretrained(folder)
     smaller.tokenizer.save_pretrained(folder)

@@ -1,0 +1,41 @@
+"""What came of pruning, for the terminal: figures before and after, and what is left of each kind of unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from secateur.reporting.inspection import short
+
+
+def pruning_table(report: dict[str, Any]) -> RenderableType:
+    """What `rich` prints of a report of `secateur.pruning.prune`."""
+    table = Table.grid(padding=(0, 3))
+    table.add_row("", "before", "after", "kept", style="bold")
+    for row in _figures(report["before"], report["after"]):
+        table.add_row(*row)
+    parts: list[RenderableType] = [table]
+    if "comparison" in report:
+        low, high = (100 * edge for edge in report["comparison"]["bootstrap"]["interval"])
+        parts.append(
+            Text(f"The word error rate changed by {low:+.2f} to {high:+.2f} points (95 % interval).")
+        )
+    return Group(*parts)
+
+
+def _figures(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    def kept(name: str) -> str:
+        return f"{after[name] / before[name]:.1%}"
+
+    yield "parameters", short(before["params"]), short(after["params"]), kept("params")
+    name = "macs_per_second"
+    yield "MACs per second of audio", short(before[name]), short(after[name]), kept(name)
+    if "latency" in before:
+        yield "latency", f"{before['latency']:.4f} s", f"{after['latency']:.4f} s", kept("latency")
+    if "wer" in before:
+        yield "WER", f"{before['wer']:.2%}", f"{after['wer']:.2%}", ""
+        yield "real-time factor", f"{before['rtf']:.4f}", f"{after['rtf']:.4f}", kept("rtf")
