@@ -105,7 +105,7 @@ def _model_options(command: _Command) -> _Command:
 _batch_seconds = click.option(
     "--batch-seconds",
     type=click.FloatRange(0, min_open=True),
-    default=120.0,
+    default=30.0,
     show_default=True,
     help="Seconds of audio, padding included, that the model is given at once.",
 )

@@ -7,12 +7,10 @@ from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
 from secateur.recognizer import WHOLE_SECONDS, Recognizer
 from secateur.speech.audio import audio_seconds
-from secateur.speech.batching import read_batches
+from secateur.speech.batching import BATCH_SECONDS, read_batches
 from secateur.speech.corpus import Corpus
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
-
-BATCH_SECONDS = 120.0
 
 
 def transcribe(

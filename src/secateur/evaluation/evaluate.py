@@ -21,14 +21,11 @@ from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.evaluation.timing import wait_for
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
-from secateur.speech.batching import SpeechBatch, read_batches
+from secateur.speech.batching import BATCH_SECONDS, SpeechBatch, read_batches
 from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
 from secateur.structure import counting
-
-BATCH_SECONDS = 30.0
-"""Fastest of 15, 30, 60 and 120 for a 13 M-parameter Conformer on one CPU core; accelerators want more."""
 
 MACS_AUDIO_SECONDS = 10.0
 """Length of the utterance whose multiply-accumulates are divided by its seconds: attention's grow with the length."""

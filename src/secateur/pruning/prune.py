@@ -27,6 +27,7 @@ from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.recognizer import Recognizer, load
+from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.sampling import sample_batches
 from secateur.speech.skips import SkipLog
@@ -36,8 +37,6 @@ from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 
 METHODS = ("oneshot",)
-# Small batches are the fastest on a CPU, whose caches hold little.
-BATCH_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
