@@ -93,43 +93,37 @@ def _best(space: Space) -> Ints:
     ends: list[Ints] = []
     # Almost alone: what costs nothing else has a price all the same.
     for cost, alone in enumerate((1 - 1e-6) * np.eye(number) + 1e-6 / number):
-        ends.append(_descend(space, alone))
-        if space.room(ends[-1]).argmin() == cost:
-            # Nothing else binds, so nothing better is found at other prices.
-            return ends[-1]
+        end, last = _descend(space, alone)
+        if last == cost:
+            # The other limits are met on the way, so nothing better is found at other prices.
+            return end
+        ends.append(end)
     mixture = np.ones(number) / number
-    # One cost against the mixture of the others; with three or more, in two rounds.
-    for cost in list(range(1, number)) * (1 if number == 2 else 2):
-        others = mixture.copy()
-        others[cost] = 0.0
+    # One cost after the other against the mixture of those before: at the best one their limits are met together.
+    for cost in range(1, number):
+        others = np.where(np.arange(number) < cost, mixture, 0.0)
         others /= others.sum()
         low, high = 0.0, 1.0
         for _ in range(_DIRECTIONS):
             share = (low + high) / 2
             mixture = (1 - share) * others
             mixture[cost] = share
-            end = _descend(space, mixture)
+            end, last = _descend(space, mixture)
             ends.append(end)
-            room = space.room(end)
-            ahead = room[cost] - np.delete(room, cost).min()
-            if abs(ahead) < TOLERANCE / 5:
-                break
-            if ahead > 0:
-                high = share
-            else:
-                low = share
+            low, high = (share, high) if last == cost else (low, share)
     return min(ends, key=lambda end: (not _is_tight(space, end), space.harm(end)))
 
 
-def _descend(space: Space, mixture: Floats) -> Ints:
-    """Remove by harm per cost until all limits are met, then give back what fits.
+def _descend(space: Space, mixture: Floats) -> tuple[Ints, int]:
+    """Remove by harm per cost until all limits are met, then give back what fits; also, which limit was met last.
 
     A step that leads too far below the limits is taken back and its group left alone, if others lead closer.
     """
-    at = space.first
+    at, last = space.first, 0
     left_alone = np.zeros(len(at), dtype=bool)
-    ends: list[Ints] = []
+    ends: list[tuple[Ints, int]] = []
     while not space.meets(at):
+        last = int(space.room(at).argmin())
         steps = _next_steps(space, at, mixture, left_alone)
         if len(steps) == 0:
             break
@@ -140,13 +134,13 @@ def _descend(space: Space, mixture: Floats) -> Ints:
             at = _take(space, at, steps[:-1])
         else:
             end = _give_back(space, after, mixture)
-            ends.append(end)
+            ends.append((end, last))
             if _is_tight(space, end):
-                return end
+                return end, last
             left_alone[space.step_group[steps[0]]] = True
     if not ends:
-        ends.append(_give_back(space, at if space.meets(at) else space.last, mixture))
-    return min(ends, key=lambda end: space.room(end).min())
+        ends.append((_give_back(space, at if space.meets(at) else space.last, mixture), last))
+    return min(ends, key=lambda end: space.room(end[0]).min())
 
 
 def _is_tight(space: Space, at: Ints) -> bool:
@@ -174,33 +168,30 @@ def _take(space: Space, at: Ints, steps: Ints) -> Ints:
     return after
 
 
-def _give_back(space: Space, at: Ints, mixture: Floats) -> Ints:
-    """Put units back while any fit, those first that are worth most for their cost; at most one of a group a round."""
+def _give_back(space: Space, at: Ints, mixture: Floats, *, to: Ints | int = 0) -> Ints:
+    """Put units back, as far as the places ``to``, while any fit; those that are worth most for their cost first."""
     at = np.where(space.void(at), 0, at)
     blocked = np.zeros(len(at), dtype=bool)
     while True:
         prices = space.prices(at)
         worth, units = space.worth_back(at)
-        price = space.mixed(prices, mixture) * units
-        left = (space.limits - space.costs(at))[:, None]
-        fits = (at > 0) & ~blocked & (prices * units <= left).all(0)
-        candidates = np.flatnonzero(fits)
-        if len(candidates) == 0:
+        cost = prices * units
+        room = (space.limits - space.costs(at))[:, None]
+        fitting = np.flatnonzero((at > to) & ~blocked & (cost <= room).all(0))
+        if len(fitting) == 0:
             return at
-        candidates = candidates[
-            np.argsort(-worth[candidates] / np.maximum(price[candidates], 1e-300), kind="stable")
-        ]
-        together = np.cumsum((prices * units)[:, candidates], axis=1)
-        # What is put back makes the rest dearer, hence half of the room at a time.
-        number = max(1, int((together <= left / 2).all(0).sum()))
-        for chosen in (candidates[:number], candidates[:1]):
+        rate = worth[fitting] / np.maximum(space.mixed(cost, mixture)[fitting], 1e-300)
+        fitting = fitting[np.argsort(-rate, kind="stable")]
+        # At most one step of each group at a time, and half of the room: what is put back makes the rest dearer.
+        number = max(1, int((cost[:, fitting].cumsum(1) <= room / 2).all(0).sum()))
+        for chosen in (fitting[:number], fitting[:1]):
             after = at.copy()
             after[chosen] -= 1
             if space.meets(after):
                 at = after
                 break
         else:
-            blocked[candidates[0]] = True
+            blocked[fitting[0]] = True
 
 
 def _uniform(space: Space) -> Ints:
@@ -214,4 +205,7 @@ def _uniform(space: Space) -> Ints:
             low = share
         else:
             high = share
-    return _give_back(space, space.at_share(low), np.ones(len(space.limits)) / len(space.limits))
+    mixture = np.ones(len(space.limits)) / len(space.limits)
+    # Groups of one size change at the same share, so that the next unit fits in some of them.
+    at = _give_back(space, space.at_share(low), mixture, to=space.at_share(high))
+    return _give_back(space, at, mixture)

@@ -17,6 +17,8 @@ from secateur.structure.groups import Group, Groups
 PIECES = 256
 """Steps that a group's curve is cut into at most."""
 
+_AHEAD = np.arange(1, 8, 2) / 8  # where on the way to the least that may be kept prices are looked up
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -87,6 +89,7 @@ class Space:
         names = list(scores)
         self.limits = limits
         self._costs = costs
+        self._known: dict[bytes, Floats] = {}
         self._dense = np.array([cost.dense for cost in costs], dtype=np.float64)
         self._curves = [Curve.of(groups[name], scores[name]) for name in names]
         rows = {name: row for row, name in enumerate(groups)}
@@ -137,28 +140,33 @@ class Space:
 
     def costs(self, at: Ints) -> Floats:
         """Every cost, [costs]."""
-        counts = self._counts(at)
-        return np.array([float(cost.of(counts)) for cost in self._costs])
+        key = at.tobytes()
+        if key not in self._known:
+            counts = self._counts(at)
+            self._known[key] = np.array([float(cost.of(counts)) for cost in self._costs])
+        return self._known[key]
 
     def prices(self, at: Ints) -> Floats:
         """What a unit of each scored group adds to every cost, [costs, groups scored]."""
-        counts = self._counts(at).requires_grad_()
-        rows = [torch.autograd.grad(cost.of(counts), counts)[0].numpy()[self._rows] for cost in self._costs]
-        return np.stack(rows)
+        return self._gradients(self._counts(at))
 
     def prices_ahead(self, at: Ints) -> Floats:
-        """Prices, on the average of all its units for a group whose next unit alone would save nothing.
+        """Prices, on the average over the units to come for a group whose next one alone would save nothing.
 
         Latency falls in stairs: a unit may cost nothing, and the sixteenth much.
         """
         prices = self.prices(at)
-        for row in np.flatnonzero((at < self.last) & (prices == 0).any(0) & ~self.void(at)):
-            without = at.copy()
-            without[row] = self.last[row]
-            units = float((self.kept(at) - self.kept(without))[row])
-            average = (self.costs(at) - self.costs(without)) / units
-            prices[:, row] = np.where(prices[:, row] == 0, average, prices[:, row])
+        free = (prices == 0) & (at < self.last) & ~self.void(at)
+        if free.any():
+            here, end = self._counts(at), self._counts(self.last)
+            ahead = [self._gradients(here + share * (end - here)) for share in _AHEAD]
+            prices[free] = np.mean(ahead, axis=0)[free]
         return prices
+
+    def _gradients(self, counts: Tensor) -> Floats:
+        counts = counts.requires_grad_()
+        rows = [torch.autograd.grad(cost.of(counts), counts)[0].numpy()[self._rows] for cost in self._costs]
+        return np.stack(rows)
 
     def void(self, at: Ints) -> NDArray[np.bool_]:
         """Which scored groups lie in one that is gone."""

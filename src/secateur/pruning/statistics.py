@@ -19,9 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.errors import SecateurError
 from secateur.recognizer import WINDOW_SECONDS, Recognizer, Waveform
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
+
+CLIP = 0.9
+"""Quantile at which the lengths of gradients are clipped for the metric of an output.
+
+They have a heavy tail: in a Conformer-CTC of 13 M parameters the largest percent holds 95 to 99 % of their squares, so
+that the plain mean tells of a dozen frames. What a frame can lose is bounded, which the second order does not know.
+"""
+
+RECENT = 4096
+"""Gradients whose lengths tell the quantile."""
 
 Kind = Literal["activations", "gram", "metric", "gates"]
 """What can be gathered: the fields of `LayerStatistics` and `Statistics`. The last two take a backward pass."""
@@ -38,7 +49,8 @@ class LayerStatistics:
         mean: of the inputs, [F].
         square: mean of their squares, [F].
         gram: mean of x x', [F, F].
-        metric: mean of g g', [O, O], with g the gradient of the sampled negative log-likelihood at the output.
+        metric: mean of g g', [O, O], with g the gradient of the sampled negative log-likelihood at the output, its
+            length clipped at the `CLIP` quantile.
     """
 
     positions: float
@@ -98,6 +110,9 @@ def collect(
             are easily kept.
         seed: for labels, and for which patches of convolutions are looked at.
         progress: called after each utterance with its seconds.
+
+    Raises:
+        SecateurError: there is no audio.
     """
     if not kinds:
         return Statistics()
@@ -109,6 +124,8 @@ def collect(
                 collector.hear(waveform[start : start + window], temperature, speech_weight)
             if progress is not None:
                 progress(len(waveform) / recognizer.sample_rate)
+    if collector.frames == 0:
+        raise SecateurError("there is no audio to score units on: give at least a few minutes of speech")
     return collector.statistics()
 
 
@@ -123,6 +140,7 @@ class _Sums:
     xx: Tensor | float = 0.0
     gram: Tensor | float = 0.0
     metric: Tensor | float = 0.0
+    lengths: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class _Collector:
@@ -237,6 +255,10 @@ class _Collector:
             rows = gradient[0].flatten(1)[:, chosen].T
         rows = rows if rows.dtype == torch.double else rows.float()
         sums = self.sums[path]
+        length = rows.norm(dim=1)
+        sums.lengths = torch.cat([sums.lengths, length.cpu()])[-RECENT:]
+        clip = float(sums.lengths.quantile(CLIP))
+        rows = rows * (clip / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1.0)[:, None]
         sums.metric = sums.metric + (rows.T @ rows).double()
         sums.sampled += len(rows)
 
