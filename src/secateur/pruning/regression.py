@@ -24,12 +24,22 @@ class Regression:
         self.module = module
         self.ridge = ridge
         self.count = 0
+        self._origin: tuple[Tensor, Tensor] | None = None
         self._sums: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add frames: inputs x, [frames, inputs], and what should come out, y, [frames, outputs]."""
+        if len(x) == 0:
+            return
         if isinstance(self.module, Constant):
             x = x[:, :0]
+        # Sums of products need more digits than half precision has.
+        x, y = (each if each.dtype == torch.double else each.float() for each in (x, y))
+        if self._origin is None:
+            self._origin = x[0], y[0]
+        if isinstance(self.module.bias, Tensor):
+            # Seen from one of the frames, so that no digits are lost where the mean is large beside the variance.
+            x, y = x - self._origin[0], y - self._origin[1]
         products = [x.T @ x, x.T @ y, x.sum(0), y.sum(0)]
         before = self._sums or [torch.zeros((), dtype=torch.double, device=x.device)] * len(products)
         self._sums = [total + product.double() for total, product in zip(before, products, strict=True)]
@@ -37,23 +47,22 @@ class Regression:
 
     def solve(self) -> None:
         """Put the solution into the layer; it stays as it is where there was no frame."""
-        if self.count == 0:
+        if self._origin is None:
             return
         xx, xy, x, y = self._sums
         mean_x, mean_y = x / self.count, y / self.count
-        if isinstance(self.module, Constant):
-            if self.module.bias is not None:
-                self.module.bias.copy_(mean_y)
-            return
-        weight, bias = self.module.weight, self.module.bias
-        assert isinstance(weight, Tensor)
+        bias = self.module.bias
+        solution = xy
+        if not isinstance(self.module, Constant):
+            weight = self.module.weight
+            assert isinstance(weight, Tensor)
+            if isinstance(bias, Tensor):
+                xx = xx - self.count * torch.outer(mean_x, mean_x)
+                xy = xy - self.count * torch.outer(mean_x, mean_y)
+            # With inputs that never vary there is nothing to learn but the bias.
+            pull = (self.ridge * xx.diagonal().mean()).clamp(min=torch.finfo(torch.float32).tiny)
+            system = xx + pull * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
+            solution = torch.linalg.solve(system, xy + pull * weight.flatten(1).T)
+            weight.copy_(solution.T.reshape(weight.shape))
         if isinstance(bias, Tensor):
-            xx = xx - self.count * torch.outer(mean_x, mean_x)
-            xy = xy - self.count * torch.outer(mean_x, mean_y)
-        # With inputs that never vary there is nothing to learn but the bias.
-        pull = (self.ridge * xx.diagonal().mean()).clamp(min=torch.finfo(torch.float32).tiny)
-        system = xx + pull * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-        solution = torch.linalg.solve(system, xy + pull * weight.flatten(1).T)
-        weight.copy_(solution.T.reshape(weight.shape))
-        if isinstance(bias, Tensor):
-            bias.copy_(mean_y - mean_x @ solution)
+            bias.copy_(self._origin[1] + mean_y - (self._origin[0] + mean_x) @ solution)
