@@ -37,7 +37,8 @@ Inputs = Mapping[str, Tensor]
 """A batch as `Recognizer.prepare` makes it."""
 
 RIDGE = 1e-3
-# Positions of a convolution over time and frequency that are drawn for its regression, for each of its inputs.
+# Positions (frames; of a convolution over time and frequency, both) that a module of the front-end is refitted on, for
+# each of its inputs. Early ones have many more than that.
 ROWS_PER_INPUT = 30
 
 
@@ -60,7 +61,7 @@ def reconstruct(
         plan: the plan between the two.
         batches: audio, all of which is held; an hour of it takes some hundred megabytes.
         ridge: pull towards the sliced weights, in units of the mean variance of a layer's inputs.
-        seed: of the positions drawn from convolutions over time and frequency.
+        seed: of the positions drawn where the front-end has many.
         progress: told the share of the work that is done.
 
     Raises:
@@ -99,17 +100,20 @@ class Reconstruction:
 
     def run(self, progress: Callable[[float], object]) -> None:
         with evaluating(self.student), evaluating(self.teacher):
-            for path in self._front_consumers():
+            front = self._front_consumers()
+            steps = len(front) + len(self.groups.layers)
+            for done, path in enumerate(front, start=1):
                 self._refit_front(path)
+                progress(done / steps)
             self._enter_layers()
             survivors = iter(self.student.get_submodule(self.groups.family.layers))
-            for done, (name, path) in enumerate(self.groups.layers.items(), start=1):
+            for done, (name, path) in enumerate(self.groups.layers.items(), start=len(front) + 1):
                 teacher_layer = self.teacher.get_submodule(path)
                 if self.kept.get(name, (0,)):
                     self._refit_layer(path, next(survivors), teacher_layer)
                 else:
                     self.teacher_stream = self._advance(teacher_layer, self.teacher_stream)
-                progress(done / len(self.groups.layers))
+                progress(done / steps)
 
     def _front_consumers(self) -> list[str]:
         """Modules before the layers whose inputs lost units, in the order of computation."""
@@ -125,25 +129,25 @@ class Reconstruction:
     def _refit_front(self, path: str) -> None:
         """Bring the output of a module of the front-end back to what the teacher's is, on the channels that stay."""
         module, taught = self.student.get_submodule(path), self.teacher.get_submodule(path)
-        layout = self.groups.tensors[f"{path}.weight"]
-        channels = kept_positions(layout.dims[0], self.kept)
+        channels = kept_positions(self.groups.tensors[f"{path}.weight"].dims[0], self.kept)
+        wanted = ROWS_PER_INPUT * self.student.get_parameter(f"{path}.weight")[0].numel()
+        lengths = [front_lengths(self.student, batch, module) for batch in self.batches]
+        frames = sum(int(each.sum()) for each in lengths)
         regression = Regression(module, self.ridge)
-        for batch in self.batches:
-            x = capture(self.student, batch, {"x": (module, "input")})["x"]
-            y = capture(self.teacher, batch, {"y": (taught, "output")})["y"]
-            y = y if channels is None else y.index_select(1 if y.dim() > 3 else -1, channels)
-            windows = unfolded(module, x)
-            rows = self._rows(windows.shape[1], y, batch["attention_mask"])
-            regression.add(windows[rows], positions(y)[rows])
+        for batch, length in zip(self.batches, lengths, strict=True):
+            x = windows(module, capture(self.student, batch, {"x": (module, "input")})["x"])
+            y = outputs(taught, capture(self.teacher, batch, {"y": (taught, "output")})["y"])
+            y = y if channels is None else y.index_select(-1, channels.to(y.device))
+            share = wanted / (frames * y[0, 0, ..., 0].numel())
+            rows = self._draw(y.shape[:-1], length, share)
+            regression.add(x[rows].flatten(1), y[rows])
         regression.solve()
 
-    def _rows(self, inputs: int, y: Tensor, mask: Tensor) -> Tensor:
-        """Which positions of an output, flattened, to learn from: none of padding, a sample of a convolution's."""
-        if y.dim() == 3:
-            return frame_mask(mask, y.shape[1]).flatten()
-        real = frame_mask(mask, y.shape[2])[:, :, None].expand(-1, -1, y.shape[3])
-        share = ROWS_PER_INPUT * inputs / len(self.batches) / max(int(real.sum()), 1)
-        return (real & (torch.rand(real.shape, generator=self.generator) < share).to(real.device)).flatten()
+    def _draw(self, shape: Sequence[int], lengths: Tensor, share: float) -> Tensor:
+        """A share of the positions that are no padding: [batch, frames, (frequencies)]."""
+        real = frame_mask(lengths, shape[1])
+        real = real.reshape(*real.shape, *[1] * (len(shape) - 2))
+        return real & (torch.rand(shape, generator=self.generator) < share).to(real.device)
 
     def _enter_layers(self) -> None:
         """Both streams at the first layer, and what else the layers are called with."""
@@ -155,7 +159,7 @@ class Reconstruction:
                 if model is self.student:
                     rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
                     self.calls.append((args[1:], rest))
-                    self.frames.append(frame_mask(batch["attention_mask"], stream[-1].shape[1]))
+                    self.frames.append(frame_mask(front_lengths(model, batch), stream[-1].shape[1]))
 
     def _advance(self, layer: nn.Module, stream: Sequence[Tensor]) -> list[Tensor]:
         return [layer(x, *args, **kwargs) for x, (args, kwargs) in zip(stream, self.calls, strict=True)]
@@ -190,12 +194,14 @@ class Reconstruction:
             consumer = consumer_of(self.groups, branch)
             taps[branch.path] = (self.teacher.get_submodule(consumer), "output")
         targets: dict[str, list[Tensor]] = {branch.path: [] for branch in branches}
+        width = self.kept.get("width")
         for x, (args, kwargs), real in zip(self.teacher_stream, self.calls, self.frames, strict=True):
             seen = capture(teacher_layer, kwargs, taps, x, *args)
             for branch in branches:
                 consumer = self.teacher.get_submodule(consumer_of(self.groups, branch))
-                y = time_major(consumer, seen[branch.path])
-                targets[branch.path].append((y + seen[f"stream {branch.path}"] / branch.scale)[real])
+                y = outputs(consumer, seen[branch.path])[real]
+                target = y + seen[f"stream {branch.path}"][real] / branch.scale
+                targets[branch.path].append(target if width is None else target[:, width])
         return targets
 
     def _refit_branch(
@@ -206,40 +212,55 @@ class Reconstruction:
             self.student_stream, self.calls, self.frames, targets, strict=True
         ):
             seen = capture(layer, kwargs, {"stream": (tap, "input"), "x": (consumer, "input")}, x, *args)
-            regression.add(time_major(consumer, seen["x"])[real], target - seen["stream"][real] / scale)
+            inputs = windows(consumer, seen["x"])[real].flatten(1)
+            regression.add(inputs, target - seen["stream"][real] / scale)
         regression.solve()
 
 
 def consumer_of(groups: Groups, branch: BranchLayout) -> str:
-    """The module whose output a branch adds to the stream: the one that consumes the branch's units."""
-    return next(site.module for name in branch.units for site in groups[name].sites if site.side == "input")
+    """The module whose output a branch adds to the stream: the one that consumes the branch's units.
 
-
-def frame_mask(mask: Tensor, frames: int) -> Tensor:
-    """The mask of the input, [batch, inputs], at the coarser rate of a later stage: [batch, frames].
-
-    Every supported front-end keeps ceil(length / total stride) frames or, where it pads nothing, a few less.
+    Of a branch that an earlier pruning left nothing but a bias, the whole of it.
     """
-    share = mask.sum(-1, keepdim=True) / mask.shape[-1]
-    return torch.arange(frames, device=mask.device) < (share * frames).ceil()
+    sites = (site for name in branch.units for site in groups[name].sites)
+    return next((site.module for site in sites if site.side == "input"), branch.path)
 
 
-def time_major(module: nn.Module, x: Tensor) -> Tensor:
-    """[batch, frames, units], whichever way the module has it."""
-    return x.transpose(1, 2) if isinstance(module, nn.Conv1d) else x
+def front_lengths(model: nn.Module, batch: Inputs, last: nn.Module | None = None) -> Tensor:
+    """Frames of each utterance that are no padding, [batch], at the output of a module of the front-end, or of all of it.
+
+    A front-end is convolutions one after the other, as far as the model's first linear layer.
+    """
+    lengths = batch["attention_mask"].sum(-1)
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            assert not isinstance(module.padding, str)
+            covered = lengths + 2 * module.padding[0] - module.kernel_size[0]
+            lengths = covered // module.stride[0] + 1
+        if module is last or isinstance(module, nn.Linear):
+            break
+    return lengths
 
 
-def unfolded(module: nn.Module, x: Tensor) -> Tensor:
-    """Every input window that a module sees, flattened: [positions, inputs]."""
-    if isinstance(module, nn.Conv2d):
-        windows = F.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride)  # type: ignore[arg-type]
-        return windows.transpose(1, 2).flatten(0, 1)
-    return time_major(module, x).flatten(0, 1)
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """True at the real frames: [batch, frames]."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
-def positions(y: Tensor) -> Tensor:
-    """Outputs at every position: [positions, outputs], in the order of `unfolded`."""
-    return y.flatten(2).transpose(1, 2).flatten(0, 1) if y.dim() > 3 else y.flatten(0, 1)
+def windows(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module sees at each position of its output: [batch, frames, (frequencies), inputs and taps...], a view."""
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return x
+    assert not isinstance(module.padding, str)
+    x = F.pad(x, [edge for padding in reversed(module.padding) for edge in (padding, padding)])
+    for dim, (taps, stride) in enumerate(zip(module.kernel_size, module.stride, strict=True), start=2):
+        x = x.unfold(dim, taps, stride)
+    return x.movedim(1, len(module.kernel_size) + 1)
+
+
+def outputs(module: nn.Module, y: Tensor) -> Tensor:
+    """What a module puts out at each position: [batch, frames, (frequencies), outputs], a view."""
+    return y.movedim(1, -1) if isinstance(module, (nn.Conv1d, nn.Conv2d)) else y
 
 
 @contextmanager

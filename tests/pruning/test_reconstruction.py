@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import secateur
+from secateur.errors import SecateurError
+from secateur.pruning import reconstruction
+from secateur.pruning.capture import capture
+from secateur.pruning.reconstruction import Inputs, front_lengths, reconstruct
+from secateur.recognizer import Recognizer
+from secateur.speech.corpus import open_corpus
+from secateur.speech.sampling import sample_batches
+from secateur.speech.skips import SkipLog
+from secateur.structure.axes import kept_positions
+from secateur.structure.groups import Groups, find_groups
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
+
+MakeRecognizer = Callable[..., Recognizer]
+
+FAMILIES: dict[str, dict[str, object]] = {
+    "conformer": {},
+    "conformer, separable": {"subsampling": "dw_striding", "conv_norm": "layer_norm", "use_bias": False},
+    "parakeet": {},
+    "wav2vec2": {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    "wav2vec2, norms after": {"feat_extract_norm": "layer", "do_stable_layer_norm": False},
+    "wav2vec2, norm over time": {"feat_extract_norm": "group", "do_stable_layer_norm": False},
+}
+in_every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture
+def make(make_recognizer: MakeRecognizer) -> MakeRecognizer:
+    def make(family: str, **settings: object) -> Recognizer:
+        return make_recognizer(family.partition(",")[0], **{**FAMILIES[family], **settings})
+
+    return make
+
+
+def noise(recognizer: Recognizer, frames: float, seed: int) -> np.ndarray:
+    samples = round(frames * recognizer.samples_per_frame)
+    return np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+def speech(recognizer: Recognizer, *batches: Sequence[float]) -> list[Inputs]:
+    """Batches of noise, of utterances with these numbers of frames."""
+    batches = batches or ((60, 41.5, 33), (70, 50))
+    waves = [[noise(recognizer, frames, seed) for seed, frames in enumerate(batch)] for batch in batches]
+    if not recognizer.pads_cleanly:
+        waves = [[wave] for batch in waves for wave in batch]
+    return [recognizer.prepare(batch) for batch in waves]
+
+
+@torch.no_grad()
+def heard(model: PreTrainedModel, batches: Sequence[Inputs]) -> Tensor:
+    """Logits at all real frames, [frames, vocabulary]."""
+    found = []
+    for batch in batches:
+        logits, lengths = model(**batch).logits, front_lengths(model, batch)
+        found += [row[:length] for row, length in zip(logits, lengths, strict=True)]
+    return torch.cat(found)
+
+
+def error(model: PreTrainedModel, teacher: PreTrainedModel, batches: Sequence[Inputs]) -> float:
+    """The largest difference of a logit, as a fraction of the largest logit."""
+    expected = heard(teacher, batches)
+    return float((heard(model, batches) - expected).abs().max() / expected.abs().max())
+
+
+def squared_error(model: PreTrainedModel, teacher: PreTrainedModel, batches: Sequence[Inputs]) -> float:
+    return float((heard(model, batches) - heard(teacher, batches)).square().mean())
+
+
+def random_plan(groups: Groups, seed: int) -> PruningPlan:
+    """From every group of units that layers consume, about a third removed."""
+    chance = random.Random(seed)
+    return PruningPlan.keep(
+        groups,
+        {
+            name: sorted(
+                chance.sample(range(group.size), max(1, round(group.size * chance.uniform(0.5, 0.9))))
+            )
+            for name, group in groups.items()
+            if group.size > 1
+        },
+    )
+
+
+@torch.no_grad()
+def double_units(model: PreTrainedModel, groups: Groups, names: Sequence[str]) -> PruningPlan:
+    """Make the second half of each group a copy of its first half, and a plan that removes the copies."""
+    half = {name: range(groups[name].size // 2) for name in names}
+    doubled = {name: [*units, *units] for name, units in half.items()}
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, layout in groups.tensors.items():
+        for index, dim in enumerate(layout.dims):
+            positions = kept_positions(dim, doubled)
+            if positions is not None:
+                tensors[name].copy_(tensors[name].index_select(index, positions))
+    return PruningPlan.keep(groups, half)
+
+
+@in_every_family
+def test_a_plan_that_removes_nothing_leaves_the_logits(make: MakeRecognizer, family: str) -> None:
+    recognizer = make(family)
+    teacher, batches = recognizer.model, speech(recognizer)
+    student = slice_model(teacher, PruningPlan.keep(find_groups(teacher), {}))
+    reconstruct(student, teacher, PruningPlan.keep(find_groups(teacher), {}), batches)
+    assert error(student, teacher, batches) < 1e-6
+
+
+@in_every_family
+def test_removed_copies_are_made_up_for_exactly(make: MakeRecognizer, family: str) -> None:
+    recognizer = make(family)
+    teacher, batches = recognizer.model, speech(recognizer)
+    groups = find_groups(teacher)
+    # Half of a query and half of a key lose their product, which no single layer can make up for.
+    names = [name for name, group in groups.items() if group.size > 1 and group.kind != "query/key width"]
+    assert len({groups[name].kind for name in names}) >= 3
+    plan = double_units(teacher, groups, names)
+    student = slice_model(teacher, plan)
+    assert error(student, teacher, batches) > 1e-2
+    reconstruct(student, teacher, plan, batches, ridge=1e-12)
+    assert error(student, teacher, batches) < 1e-6
+
+
+def test_the_consumer_of_removed_copies_counts_the_rest_twice(make: MakeRecognizer) -> None:
+    recognizer = make("conformer", layers=1)
+    teacher, batches = recognizer.model, speech(recognizer)
+    plan = double_units(teacher, find_groups(teacher), ["layers.0.feed_forward1.units"])
+    student = slice_model(teacher, plan)
+    before = student.encoder.layers[0].feed_forward1.linear2.weight.clone()
+    reconstruct(student, teacher, plan, batches, ridge=1e-12)
+    after = student.encoder.layers[0].feed_forward1.linear2.weight
+    assert torch.allclose(after, 2 * before, atol=1e-6)
+
+
+@in_every_family
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_plan_is_nearer_to_the_teacher_afterwards(
+    make: MakeRecognizer, family: str, seed: int
+) -> None:
+    recognizer = make(family, seed=seed)
+    teacher, batches = recognizer.model, speech(recognizer)
+    plan = random_plan(find_groups(teacher), seed)
+    student = slice_model(teacher, plan)
+    before = squared_error(student, teacher, batches)
+    reconstruct(student, teacher, plan, batches)
+    assert squared_error(student, teacher, batches) < before
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "norm over time" not in name])
+def test_padding_never_counts(make: MakeRecognizer, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = make(family)
+    monkeypatch.setattr(reconstruction, "ROWS_PER_INPUT", 10**9)
+    teacher = recognizer.model
+    plan = random_plan(find_groups(teacher), 0)
+    padded, alone = slice_model(teacher, plan), slice_model(teacher, plan)
+    waves = [noise(recognizer, frames, seed) for seed, frames in enumerate([80, 33.3, 50.7])]
+    reconstruct(padded, teacher, plan, [recognizer.prepare(waves)])
+    reconstruct(alone, teacher, plan, [recognizer.prepare([wave]) for wave in waves])
+    for (name, one), other in zip(padded.named_parameters(), alone.parameters(), strict=True):
+        assert (one - other).abs().max() < 1e-8, name
+
+
+@in_every_family
+@settings(max_examples=8)
+@given(frames=st.lists(st.floats(2, 60), min_size=1, max_size=4))
+def test_real_frames_are_those_that_an_utterance_has_alone(
+    make_recognizer: MakeRecognizer, family: str, frames: list[float]
+) -> None:
+    recognizer = make_recognizer(family.partition(",")[0], layers=1, **FAMILIES[family])
+    model = recognizer.model
+    waves = [noise(recognizer, count, seed) for seed, count in enumerate(frames)]
+    together, alone = recognizer.prepare(waves), [recognizer.prepare([wave]) for wave in waves]
+    lengths = front_lengths(model, together).tolist()
+    assert lengths == recognizer._lengths(together["attention_mask"].sum(-1)).tolist()
+    assert lengths == [model(**single).logits.shape[1] for single in alone]
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            break
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            seen = [capture(model, single, {"y": (module, "output")})["y"].shape[2] for single in alone]
+            assert front_lengths(model, together, module).tolist() == seen
+
+
+@in_every_family
+def test_removed_modules_and_layers_and_lone_biases_are_made_up_for(
+    make: MakeRecognizer, family: str
+) -> None:
+    recognizer = make(family, layers=4)
+    teacher, batches = recognizer.model, speech(recognizer)
+    attention, forward = (
+        ("attention", "feed_forward") if "wav2vec2" in family else ("self_attn", "feed_forward2")
+    )
+    plan = PruningPlan.keep(
+        find_groups(teacher),
+        {
+            "layers.0": [],
+            f"layers.1.{forward}.units": [],
+            f"layers.2.{attention}": [],
+            f"layers.2.{forward}.units": [0],
+            f"layers.3.{attention}.heads": [],
+        },
+    )
+    student = slice_model(teacher, plan)
+    before = squared_error(student, teacher, batches)
+    reconstruct(student, teacher, plan, batches)
+    assert squared_error(student, teacher, batches) < before
+
+
+def test_a_lone_bias_becomes_the_mean_of_what_it_stands_for(make: MakeRecognizer) -> None:
+    recognizer = make("conformer", layers=1)
+    teacher, batches = recognizer.model, speech(recognizer)
+    # What is removed is constant, so a bias can stand for all of it.
+    with torch.no_grad():
+        teacher.encoder.layers[0].feed_forward1.linear2.weight.zero_()
+    plan = PruningPlan.keep(find_groups(teacher), {"layers.0.feed_forward1.units": []})
+    student = slice_model(teacher, plan)
+    with torch.no_grad():
+        student.encoder.layers[0].feed_forward1.bias.normal_()
+    reconstruct(student, teacher, plan, batches)
+    assert torch.allclose(
+        student.encoder.layers[0].feed_forward1.bias, teacher.encoder.layers[0].feed_forward1.linear2.bias
+    )
+    assert error(student, teacher, batches) < 1e-9
+
+
+@in_every_family
+def test_a_model_that_was_pruned_before_is_refitted_too(make: MakeRecognizer, family: str) -> None:
+    recognizer = make(family, layers=2)
+    batches = speech(recognizer)
+    attention = "attention" if "wav2vec2" in family else "self_attn"
+    first = {"layers.0.feed_forward.units" if "wav2vec2" in family else "layers.0.feed_forward1.units": []}
+    first[f"layers.1.{attention}"] = []
+    teacher = slice_model(recognizer.model, PruningPlan.keep(find_groups(recognizer.model), first))
+    plan = random_plan(find_groups(teacher), 1)
+    student = slice_model(teacher, plan)
+    before = squared_error(student, teacher, batches)
+    reconstruct(student, teacher, plan, batches)
+    assert squared_error(student, teacher, batches) < before
+
+
+def test_a_narrower_residual_stream_is_refitted_too(make: MakeRecognizer) -> None:
+    recognizer = make("conformer")
+    teacher, batches = recognizer.model, speech(recognizer)
+    groups = find_groups(teacher, width=True)
+    plan = PruningPlan.keep(groups, {**random_plan(groups, 0).kept, "width": range(15)})
+    student = slice_model(teacher, plan)
+    before = squared_error(student, teacher, batches)
+    reconstruct(student, teacher, plan, batches)
+    assert squared_error(student, teacher, batches) < before
+
+
+@in_every_family
+def test_a_seed_decides_everything_that_is_drawn(
+    make: MakeRecognizer, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruction, "ROWS_PER_INPUT", 2)
+    recognizer = make(family)
+    teacher, batches = recognizer.model, speech(recognizer)
+    plan = random_plan(find_groups(teacher), 0)
+    students = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(len(students))
+        students.append(slice_model(teacher, plan))
+        reconstruct(students[-1], teacher, plan, batches, seed=seed)
+    one, again, other = (list(student.parameters()) for student in students)
+    assert all(torch.equal(x, y) for x, y in zip(one, again, strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_teacher_and_the_modes_of_both_stay_as_they_were(make: MakeRecognizer, training: bool) -> None:
+    recognizer = make("conformer")
+    teacher, batches = recognizer.model, speech(recognizer)
+    plan = random_plan(find_groups(teacher), 0)
+    student = slice_model(teacher, plan)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student.train(training)
+    teacher.train(not training)
+    reconstruct(student, teacher, plan, batches)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(module.training == training for module in student.modules())
+    assert all(module.training != training for module in teacher.modules())
+
+
+def test_progress_rises_to_one(make: MakeRecognizer) -> None:
+    recognizer = make("conformer", layers=3)
+    teacher, told = recognizer.model, []
+    plan = random_plan(find_groups(teacher), 0)
+    reconstruct(slice_model(teacher, plan), teacher, plan, speech(recognizer), progress=told.append)
+    assert told == sorted(set(told))
+    assert told[-1] == 1
+    assert len(told) > 3
+
+
+def test_no_audio_is_refused(make: MakeRecognizer) -> None:
+    teacher = make("conformer").model
+    plan = random_plan(find_groups(teacher), 0)
+    with pytest.raises(SecateurError, match="no audio to reconstruct on"):
+        reconstruct(slice_model(teacher, plan), teacher, plan, [])
+
+
+def test_the_real_conformer_is_brought_back_by_a_minute_of_speech(shared: Path) -> None:
+    recognizer = secateur.load(shared / "models" / "conformer-ctc-small.nemo")
+    corpus = open_corpus(shared / "data" / "librispeech" / "fit")
+    waves = sample_batches(corpus, 1.0, recognizer.sample_rate, 30.0, seed=0, skips=SkipLog())
+    batches = [recognizer.prepare(batch) for batch in waves][:2]
+    teacher = recognizer.model
+    groups = find_groups(teacher)
+    plan = PruningPlan.keep(
+        groups,
+        {name: range(group.size * 3 // 4) for name, group in groups.items() if name.endswith(".units")},
+    )
+    student = slice_model(teacher, plan)
+    before = squared_error(student, teacher, batches)
+    reconstruct(student, teacher, plan, batches)
+    assert squared_error(student, teacher, batches) < 0.2 * before
