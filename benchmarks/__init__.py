@@ -1,0 +1,1 @@
+"""Benchmarks: each measures one thing that the README states, and writes it to ``benchmarks/results``."""

@@ -1,0 +1,191 @@
+"""Write the README's figures from ``benchmarks/results``; what has not been measured is left out.
+
+python -m benchmarks.readme            rewrites them
+python -m benchmarks.readme --check    fails if they are not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.oneshot import BUDGETS, METHODS, row_name
+from benchmarks.record import RESULTS, ROOT, Figures
+
+README = ROOT / "README.md"
+BEGIN = "<!-- figures: written by `python -m benchmarks.readme`, do not edit -->"
+END = "<!-- end of figures -->"
+
+SETS = {
+    "test": "LibriSpeech test-clean, 20 speakers",
+    "valid": "LibriSpeech dev-clean, 8 speakers",
+    "an4": "AN4 (spelled words, numbers, commands)",
+}
+METHOD_NAMES = {"oneshot": "`oneshot`", "magnitude": "magnitude, nothing refitted"}
+
+
+class Results:
+    """The results in a folder, and which of them were used.
+
+    Attributes:
+        used: every result that was asked for and is there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.glob("*.json"))
+        self._results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        self.used: dict[str, Figures] = {}
+
+    def figures(self, name: str) -> Figures | None:
+        """The figures of a result, or None if it was not measured."""
+        if name not in self._results:
+            return None
+        self.used[name] = self._results[name]
+        figures: Figures = self._results[name]["figures"]
+        return figures
+
+
+def section(folder: Path) -> str:
+    """What stands between the markers."""
+    results = Results(folder)
+    parts = [part for part in (accuracy(results), pruned(results), speed(results)) if part]
+    if not parts:
+        return "No figures have been recorded yet."
+    return "\n\n".join([*parts, footnote(results.used.values())])
+
+
+def accuracy(results: Results) -> str:
+    """The unpruned model on each set."""
+    rows = []
+    for name, speech in SETS.items():
+        if figures := results.figures(f"accuracy_{name}"):
+            low, high = figures["wer_interval"]
+            hours = figures["audio_seconds"] / 3600
+            interval = f"{100 * low:.2f} to {100 * high:.2f}"
+            rows.append(
+                [speech, f"{hours:.2f} h", percent(figures["wer"]), interval, percent(figures["cer"])]
+            )
+    return table(["unpruned, on", "speech", "WER", "95 % interval", "CER"], rows)
+
+
+def pruned(results: Results) -> str:
+    """The pruned models, below the unpruned one."""
+    rows = []
+    for budget in BUDGETS:
+        for method in METHODS:
+            name = row_name(budget, method)
+            if figures := results.figures(name):
+                tested = results.figures(f"{name}_test")
+                rows.append(
+                    [
+                        f"`{budget}`",
+                        METHOD_NAMES[method],
+                        millions(figures["after"]["params"]),
+                        millions(figures["after"]["macs_per_second"]),
+                        percent(figures["valid"]["wer"]),
+                        percent(tested["wer"]) if tested else "",
+                        f"{figures['pruning_seconds'] / 60:.1f} min",
+                    ]
+                )
+    valid, test = (results.figures(f"accuracy_{name}") for name in ("valid", "test"))
+    if rows and valid:
+        size = [millions(valid["params"]), millions(valid["macs_per_second"])]
+        wer = [percent(valid["wer"]), percent(test["wer"]) if test else ""]
+        rows.insert(0, ["everything", "unpruned", *size, *wer, ""])
+    head = ["kept", "method", "parameters", "MACs / s", "WER dev-clean", "WER test-clean", "pruning"]
+    return table(head, rows)
+
+
+def speed(results: Results) -> str:
+    """A sentence for each measurement of time and memory."""
+    lines = []
+    for name in ("throughput", "throughput_bfloat16"):
+        if figures := results.figures(name):
+            dtypes = dict.fromkeys((figures["dtype"]["batched"], figures["dtype"]["alone"]))
+            lines.append(
+                f"{figures['audio_seconds'] / 3600:.2f} h of speech in batches take {figures['ratio']:.2f} of the time "
+                f"that one utterance after the other takes ({figures['seconds']['batched']:.0f} s against "
+                f"{figures['seconds']['alone']:.0f} s; {' against '.join(dtypes)})."
+            )
+    if figures := results.figures("long_recording"):
+        lines.append(
+            f"A recording of {figures['audio_seconds'] / 60:.0f} minutes is transcribed within "
+            f"{figures['peak_memory_mb'] / 1e3:.2f} GB of memory, at {percent(figures['wer'])} WER against "
+            f"{percent(figures['utterances']['wer'])} for its utterances one by one."
+        )
+    if figures := results.figures("encoder_time"):
+        dense, sliced = (1e3 * figures[name]["median"] for name in ("dense", "sliced"))
+        lines.append(
+            f"At {figures['params_kept']:.0%} of the parameters and {figures['macs_kept']:.0%} of the MACs a forward pass "
+            f"over {figures['audio_seconds']:.0f} s of audio takes {figures['measured']['median']:.2f} of the time on one "
+            f"thread ({dense:.0f} ms before, {sliced:.0f} ms after; {figures['predicted']:.2f} was predicted)."
+        )
+    if figures := results.figures("large"):
+        steps = figures["steps"]
+        peak = max(step["peak_memory_mb"] for step in steps.values()) / 1e3
+        each = ", ".join(
+            f"{name} {steps[name]['seconds']:.0f} s" for name in ("plan", "slice", "save", "reload")
+        )
+        lines.append(
+            f"A random model of {figures['params'] / 1e9:.2f} billion parameters, halved: {each}; {peak:.1f} GB of memory "
+            "at most."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def footnote(results: Iterable[Figures]) -> str:
+    """Where and with what it was measured."""
+    machines = {f"{each['machine']['cpu']}, {each['machine']['cores']} cores": None for each in results}
+    versions = {f"PyTorch {each['machine']['torch']}": None for each in results}
+    commits = {f"{each['commit'][:9]}{'+' if each['dirty'] else ''}": None for each in results}
+    text = f"Measured on {'; '.join(machines)}; {', '.join(versions)}; commit {', '.join(commits)}."
+    if any(each["dirty"] for each in results):
+        text += " A + stands for changes that were not committed yet."
+    return text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, or nothing without rows; columns without any entry are left out."""
+    columns = [index for index in range(len(head)) if any(row[index] for row in rows)]
+    lines = [[head[index] for index in columns], ["---"] * len(columns)]
+    lines += [[row[index] for index in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+
+
+def percent(fraction: float) -> str:
+    """A rate as people read it."""
+    return f"{100 * fraction:.2f} %"
+
+
+def millions(number: float) -> str:
+    """Parameters or multiply-accumulates."""
+    return f"{number / 1e6:.2f} M" if number < 1e8 else f"{number / 1e6:.0f} M"
+
+
+def updated(text: str, figures: str) -> str:
+    """A README with these figures between its markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"the README has no place for figures: it needs {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rewrite the README, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    text = README.read_text(encoding="utf-8")
+    expected = updated(text, section(RESULTS))
+    if options.check and text != expected:
+        raise SystemExit(
+            "README.md has not the figures of benchmarks/results: run python -m benchmarks.readme"
+        )
+    README.write_text(expected, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

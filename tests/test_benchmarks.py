@@ -1,0 +1,208 @@
+"""The benchmarks, each on a tiny untrained model and noise; and the README's figures, from made-up results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import ParakeetFeatureExtractor
+
+from secateur.models.conformer import ConformerConfig, ConformerForCTC
+from secateur.models.vocabulary import tokenizer_from_pieces
+from secateur.recognizer import Recognizer
+
+ROOT = Path(__file__).resolve().parents[1]
+Figures = dict[str, Any]
+Run = Callable[..., dict[str, Figures]]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out like the shared one: an untrained model of two layers, and seconds of noise."""
+    shared = tmp_path_factory.mktemp("shared")
+    torch.manual_seed(0)
+    config = ConformerConfig(
+        vocab_size=5,
+        pad_token_id=4,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_kernel_size=3,
+        subsampling_conv_channels=4,
+    )
+    tokenizer = tokenizer_from_pieces(["▁a", "b", "c", "d"])
+    recognizer = Recognizer(ConformerForCTC(config), ParakeetFeatureExtractor(), tokenizer)
+    recognizer.save_pretrained(shared / "models" / "conformer-ctc-small.nemo")
+    noise = np.random.default_rng(0)
+    for name in ("fit", "valid", "test"):
+        folder = shared / "data" / "librispeech" / name
+        folder.mkdir(parents=True)
+        for number in range(4):
+            soundfile.write(
+                folder / f"{number}.wav", noise.normal(scale=0.1, size=16000 + 4000 * number), 16000
+            )
+            (folder / f"{number}.txt").write_text("a word or two", encoding="utf-8")
+    return shared
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmarks can be imported."""
+    monkeypatch.syspath_prepend(ROOT)
+
+
+@pytest.fixture
+def run(stand_in: Path, benchmarks: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """``run("accuracy", "--limit", 2)``: what was recorded, by name."""
+    monkeypatch.setenv("SECATEUR_SHARED", str(stand_in))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    results = tmp_path / "results"
+
+    def run(name: str, *arguments: object) -> dict[str, Figures]:
+        module = importlib.import_module(f"benchmarks.{name}")
+        module.main(["--threads", "1", "--results", str(results), *map(str, arguments)])
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in results.glob("*.json")}
+
+    return run
+
+
+def test_a_result_says_all_that_its_figures_depend_on(run: Run) -> None:
+    result = run("accuracy", "--sets", "test", "--limit", 3)["accuracy_test"]
+    assert result["command"].startswith("python -m benchmarks.accuracy --threads 1")
+    assert len(result["commit"]) == 40
+    assert isinstance(result["dirty"], bool)
+    assert {"cpu", "cores", "threads", "torch", "load_average"} <= set(result["machine"])
+    assert result["figures"]["utterances"] == 3
+
+
+def test_a_result_holds_nobodys_words(run: Run) -> None:
+    assert "a word or two" not in json.dumps(run("accuracy", "--sets", "test"))
+
+
+def test_both_ways_to_hear_a_set_hear_the_same(run: Run) -> None:
+    figures = run("throughput", "--block", 2)["throughput"]["figures"]
+    assert figures["utterances"] == 4
+    assert figures["texts_that_differ"] == 0
+    assert figures["ratio"] == figures["seconds"]["batched"] / figures["seconds"]["alone"]
+    assert set(figures["stages"]["alone"]) == {"reading", "features", "model", "decoding"}
+    assert figures["operators"]["batched"][0]["share"] > 0
+
+
+def test_a_long_recording_is_transcribed_in_a_process_of_its_own(run: Run) -> None:
+    figures = run("long_recording", "--seconds", 3)["long_recording"]["figures"]
+    assert figures["audio_seconds"] == pytest.approx(3.75)  # 1 + 1.25 + 1.5: the first sum above 3
+    assert figures["utterances"]["utterances"] == 3
+    assert 50 < figures["peak_memory_mb"] < 5000
+
+
+def test_pruning_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> None:
+    some = ["--budgets", "params=80%", "--methods", "magnitude", "--models", tmp_path / "models"]
+    first = run("oneshot", *some)
+    assert set(first) == {"magnitude_params80"}
+    assert 0.7 < first["magnitude_params80"]["figures"]["kept"]["params"] <= 0.8
+    second = run("oneshot", *some, "--publish")
+    assert second["magnitude_params80"] == first["magnitude_params80"]
+    assert second["magnitude_params80_test"]["figures"]["utterances"] == 4
+    assert set(run("oneshot", *some, "--again")) == {"magnitude_params80"}, (
+        "the test figures were another model's"
+    )
+
+
+def test_the_encoder_is_timed_before_and_after_pruning(run: Run, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    run("oneshot", "--budgets", "params=80%", "--methods", "magnitude", "--models", models)
+    pruned = models / "magnitude_params80"
+    figures = run("encoder_time", "--pruned", pruned, "--seconds", 1, "--rounds", 2)["encoder_time"][
+        "figures"
+    ]
+    assert figures["measured"]["median"] > 0
+    assert 0.7 < figures["params_kept"] <= 0.8
+    assert "feed_forward1" in figures["parts"]
+
+
+def test_a_large_model_is_measured_step_by_step(benchmarks: None, tmp_path: Path) -> None:
+    large = importlib.import_module("benchmarks.large")
+    made = large.make(tmp_path / "pruned", layers=1, width=64, seed=0)
+    assert list(made["steps"]) == ["build", "plan", "slice", "save"]
+    assert made["params_after"] <= 0.5 * made["params"]
+    assert large.reload(tmp_path / "pruned")["params_after"] == made["params_after"]
+
+
+@pytest.mark.slow  # two processes that import all of transformers
+def test_a_large_model_is_made_and_reloaded_in_processes_of_their_own(run: Run) -> None:
+    figures = run("large", "--layers", 1, "--width", 64)["large"]["figures"]
+    assert list(figures["steps"]) == ["build", "plan", "slice", "save", "reload"]
+
+
+def made_up(name: str, **figures: object) -> Figures:
+    machine = {"cpu": "A processor", "cores": "2", "torch": "2.13.0"}
+    return {
+        "name": name,
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "machine": machine,
+        "figures": figures,
+    }
+
+
+def write(folder: Path, *results: Figures) -> Path:
+    for result in results:
+        (folder / f"{result['name']}.json").write_text(json.dumps(result), encoding="utf-8")
+    return folder
+
+
+WER = {"wer": 0.04, "wer_interval": [0.03, 0.05], "cer": 0.012, "audio_seconds": 3600.0}
+COSTS = {"params": 13154033, "macs_per_second": 5.45e8}
+
+
+def test_without_results_the_readme_says_so(benchmarks: None, tmp_path: Path) -> None:
+    readme = importlib.import_module("benchmarks.readme")
+    assert readme.section(tmp_path) == "No figures have been recorded yet."
+
+
+def test_what_was_not_measured_has_no_row(benchmarks: None, tmp_path: Path) -> None:
+    readme = importlib.import_module("benchmarks.readme")
+    text = readme.section(write(tmp_path, made_up("accuracy_valid", **WER, **COSTS)))
+    assert "| LibriSpeech dev-clean, 8 speakers | 1.00 h | 4.00 % | 3.00 to 5.00 | 1.20 % |" in text
+    assert "AN4" not in text
+    assert "pruning" not in text
+    assert "commit 012345678." in text
+
+
+def test_pruned_models_stand_below_the_unpruned_one(benchmarks: None, tmp_path: Path) -> None:
+    readme = importlib.import_module("benchmarks.readme")
+    row = {"after": {"params": 6.5e6, "macs_per_second": 2.7e8}, "pruning_seconds": 180, "valid": WER}
+    write(tmp_path, made_up("accuracy_valid", **WER, **COSTS), made_up("oneshot_params50_macs50", **row))
+    text = readme.section(tmp_path)
+    assert "| everything | unpruned | 13.15 M | 545 M | 4.00 % |  |" in text
+    assert "| `params=50%,macs=50%` | `oneshot` | 6.50 M | 270 M | 4.00 % | 3.0 min |" in text
+    assert "WER test-clean" not in text
+
+
+def test_the_readme_has_the_figures_of_the_results(benchmarks: None) -> None:
+    importlib.import_module("benchmarks.readme").main(["--check"])
+
+
+def test_a_figure_that_was_edited_by_hand_is_noticed(
+    benchmarks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = importlib.import_module("benchmarks.readme")
+    edited = tmp_path / "README.md"
+    shutil.copyfile(ROOT / "README.md", edited)
+    edited.write_text(
+        edited.read_text(encoding="utf-8").replace(readme.END, f"0.1 % WER\n{readme.END}"), "utf-8"
+    )
+    monkeypatch.setattr(readme, "README", edited)
+    with pytest.raises(SystemExit, match="run python -m benchmarks.readme"):
+        readme.main(["--check"])
+    readme.main([])
+    readme.main(["--check"])
