@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+KEEP ?= params=70%
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,15 +11,18 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format typecheck slow try clean
+.PHONY: help setup test lint format typecheck slow try benchmark readme clean
 
 help:
 	@echo "make setup      the virtual environment in $(VENV)"
+	@echo "make try MODEL=model.nemo SPEECH=speech/ [VALID=transcribed/] [KEEP=$(KEEP)]"
+	@echo "                prune MODEL on SPEECH into out/try, measured on VALID"
 	@echo "make test       lint, format check, types, tests (WORKERS=$(WORKERS))"
 	@echo "make slow       the tests that take minutes"
 	@echo "make lint | format | typecheck"
-	@echo "make try MODEL=model.nemo AUDIO='a.wav b.flac'"
-	@echo "                look inside a model and transcribe with it"
+	@echo "make benchmark NAME=accuracy [ARGS='--limit 10']"
+	@echo "                measure what the README states (see benchmarks/README.md)"
+	@echo "make readme     write the measured figures into the README"
 	@echo "make clean      caches and builds; $(VENV) stays"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -46,10 +50,18 @@ slow: $(INSTALLED)
 	$(PYTEST) -m slow
 
 try: $(INSTALLED)
-	@test -n "$(MODEL)" -a -n "$(AUDIO)" || { echo "say which: make try MODEL=model.nemo AUDIO='a.wav b.flac'" >&2; exit 2; }
-	$(BIN)/secateur inspect "$(MODEL)"
-	$(BIN)/secateur transcribe "$(MODEL)" $(AUDIO)
+	@test -n "$(MODEL)" -a -n "$(SPEECH)" || { echo "say which: make try MODEL=model.nemo SPEECH=speech/" >&2; exit 2; }
+	$(BIN)/secateur inspect "$(MODEL)" --depth 1
+	$(BIN)/secateur prune "$(MODEL)" --data "$(SPEECH)" --keep "$(KEEP)" --out out/try $(if $(VALID),--valid "$(VALID)")
+	$(BIN)/secateur inspect out/try --depth 1
+
+benchmark: $(INSTALLED)
+	@test -n "$(NAME)" || { echo "say which: make benchmark NAME=accuracy" >&2; exit 2; }
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+readme: $(INSTALLED)
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,98 @@
+"""The rooms import what docs/architecture.md says, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "secateur"
+MODULES = {
+    ".".join(("secateur", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+# The package itself and `python -m secateur` are doors, not rooms.
+DOORS = {"secateur", "secateur.__main__"}
+
+
+def imported(module: str, *, at_once: bool = False) -> set[str]:
+    """Modules of Secateur that a module imports: all but those for types; ``at_once``: as soon as it is imported."""
+    names: set[str] = set()
+    for node in imports(ast.parse(MODULES[module].read_text(encoding="utf-8")), at_once):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        else:
+            assert node.module is not None, f"{module} imports relatively"
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in found:
+            if name.partition(".")[0] == "secateur":
+                names.add(name if name in MODULES else name.rpartition(".")[0])
+    return names - {module}
+
+
+def imports(node: ast.AST, at_once: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        elif not (at_once and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+            yield from imports(child, at_once)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+@cache
+def actual() -> dict[str, set[str]]:
+    """The rooms that each room imports."""
+    rooms: dict[str, set[str]] = {}
+    for module in MODULES.keys() - DOORS:
+        others = {room(name) for name in imported(module) - DOORS}
+        rooms.setdefault(room(module), set()).update(others - {room(module)})
+    return rooms
+
+
+def documented() -> dict[str, set[str]]:
+    """The same as docs/architecture.md has it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", text, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", others)) for name, others in rows if name != "cli"}
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert set(actual()) == {*documented(), "cli"}
+
+
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_a_room_imports_what_the_table_says(name: str) -> None:
+    assert sorted(actual()[name]) == sorted(documented()[name])
+
+
+def test_structure_knows_nothing_of_pruning_or_training() -> None:
+    assert not actual()["structure"] & {"pruning", "training", "export", "reporting", "cli"}
+
+
+def test_pruning_knows_nothing_of_how_it_is_called_or_shown() -> None:
+    assert not actual()["pruning"] & {"cli", "export", "reporting"}
+
+
+def test_nothing_imports_the_command_line() -> None:
+    assert [module for module in MODULES if "secateur.cli" in imported(module)] == ["secateur.__main__"]
+
+
+@pytest.mark.parametrize("module", ["secateur.structure.surgery", "secateur.models.conformer"])
+def test_what_checkpoints_carry_imports_nothing_of_secateur(module: str) -> None:
+    assert imported(module) == set()
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    graph = {module: imported(module, at_once=True) for module in MODULES}
+    assert list(TopologicalSorter(graph).static_order())  # it raises CycleError
