@@ -24,7 +24,7 @@ def sample_batches(
 
     Args:
         corpus: what to draw from.
-        minutes: of audio, reached or passed by less than a batch.
+        minutes: of audio, reached or passed by less than an utterance.
         sample_rate: of the waveforms, in Hz.
         batch_seconds: bound on a batch's padded size, in seconds of audio.
         seed: of the draw.
@@ -40,12 +40,28 @@ def sample_batches(
         else:
             utterances.append(entry)
     random.Random(seed).shuffle(utterances)
+    # One at a time, in the order of the draw: whoever stops among batches sorted by length has drawn the longest.
+    alone = 1 / sample_rate
+    window: list[Waveform] = []
     batches: list[list[Waveform]] = []
-    left = minutes * 60 * sample_rate
-    reading = read_batches(utterances, sample_rate, batch_seconds, skips=skips, window_seconds=WINDOW_SECONDS)
-    for batch in reading:
-        batches.append(batch.waveforms)
-        left -= sum(map(len, batch.waveforms))
+    left, room = minutes * 60 * sample_rate, WINDOW_SECONDS * sample_rate
+    for batch in read_batches(utterances, sample_rate, alone, skips=skips, window_seconds=alone):
+        window += batch.waveforms
+        left -= len(window[-1])
         if left <= 0:
             break
+        if sum(map(len, window)) >= room:
+            batches += _packed(window, int(batch_seconds * sample_rate))
+            window = []
+    return batches + _packed(window, int(batch_seconds * sample_rate))
+
+
+def _packed(waveforms: list[Waveform], bound: int) -> list[list[Waveform]]:
+    """Batches of at most ``bound`` samples when padded, the longest first; of one waveform where that alone is longer."""
+    waveforms = sorted(waveforms, key=len, reverse=True)
+    batches = []
+    while waveforms:
+        count = max(1, bound // len(waveforms[0]))
+        batches.append(waveforms[:count])
+        waveforms = waveforms[count:]
     return batches

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import SecateurError
+from secateur.speech import batching, sampling
+from secateur.speech.audio import Waveform
+from secateur.speech.corpus import Corpus, Utterance
+from secateur.speech.sampling import sample_batches
+from secateur.speech.skips import SkipLog, Skipped
+
+RATE = 10
+
+
+def fake_reader(
+    path: Path, sample_rate: int, *, offset: float = 0.0, duration: float | None = None
+) -> Waveform:
+    """`read_audio` without files: `7/30` is the utterance 7 of 30 seconds."""
+    if path.name == "broken":
+        raise SecateurError(f"{path} is damaged: leave it out")
+    return np.full(round(float(path.name) * sample_rate), float(path.parent.name), dtype=np.float32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fake_audio() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "read_audio", fake_reader)
+        yield
+
+
+def corpus_of(lengths: list[float | str]) -> Corpus:
+    utterances = [Utterance(f"u{i}", Path(str(i), str(length))) for i, length in enumerate(lengths)]
+    return Corpus(lambda: iter(utterances))
+
+
+def draw(
+    corpus: Corpus,
+    minutes: float,
+    *,
+    seed: int = 0,
+    batch_seconds: float = 30.0,
+    skips: SkipLog | None = None,
+) -> list[list[Waveform]]:
+    return sample_batches(corpus, minutes, RATE, batch_seconds, seed=seed, skips=skips or SkipLog())
+
+
+def drawn(batches: list[list[Waveform]]) -> list[int]:
+    """Which utterances they are."""
+    return [int(wave[0]) for batch in batches for wave in batch]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    minutes=st.floats(0.01, 20),
+    batch_seconds=st.floats(5, 60),
+    seed=st.integers(0, 99),
+)
+def test_the_minutes_are_reached_and_passed_by_less_than_an_utterance(
+    lengths: list[float | str], minutes: float, batch_seconds: float, seed: int
+) -> None:
+    batches = draw(corpus_of(lengths), minutes, seed=seed, batch_seconds=batch_seconds)
+    chosen = drawn(batches)
+    seconds = sum(lengths[i] for i in chosen)
+    assert len(set(chosen)) == len(chosen)
+    assert len(chosen) == len(lengths) or seconds >= 60 * minutes
+    assert seconds - max(lengths) < 60 * minutes
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= batch_seconds * RATE
+
+
+def test_a_seed_decides_what_is_drawn() -> None:
+    corpus = corpus_of([3.0] * 200)
+    first, again, other = (drawn(draw(corpus, 1.0, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert set(first) != set(other)
+    assert max(first) > 100
+
+
+def test_a_short_sample_is_not_made_of_the_longest_utterances() -> None:
+    lengths: list[float | str] = [20.0, 2.0] * 100
+    chosen = [lengths[i] for seed in range(5) for i in drawn(draw(corpus_of(lengths), 1.0, seed=seed))]
+    assert 0.3 < chosen.count(2.0) / len(chosen) < 0.7
+
+
+def test_a_large_corpus_is_read_no_further_than_the_draw_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "DRAWN_FROM", 50)
+    endless = Corpus(lambda: (Utterance(f"u{i}", Path(str(i), "4")) for i in count()))
+    chosen = drawn(draw(endless, 60.0))
+    assert sorted(chosen) == list(range(50))
+
+
+def test_what_cannot_be_read_is_counted_and_left_out() -> None:
+    good = [Utterance(f"u{i}", Path(str(i), "4")) for i in range(9)]
+    bad = Utterance("bad", Path("9", "broken"))
+    skips = SkipLog()
+    corpus = Corpus(lambda: iter([Skipped("line 1", "is not JSON"), bad, *good]))
+    assert sorted(drawn(draw(corpus, 60.0, skips=skips))) == list(range(9))
+    assert (skips.skipped, skips.read) == (2, 9)
+
+
+@pytest.mark.parametrize("entries", [[], [Utterance("bad", Path("9", "broken"))], [Skipped("a", "is empty")]])
+def test_nothing_to_hear_is_refused(entries: list[Utterance | Skipped]) -> None:
+    with pytest.raises(SecateurError, match="nothing to hear"):
+        draw(Corpus(lambda: iter(entries)), 1.0)
+
+
+def test_mostly_unreadable_data_is_refused() -> None:
+    with pytest.raises(SecateurError, match="too much of the data cannot be read"):
+        draw(corpus_of([4.0] * 20 + ["broken"] * 20), 60.0)
