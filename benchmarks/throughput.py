@@ -89,20 +89,26 @@ def word_error_rate(utterances: Sequence[Utterance], texts: Sequence[str]) -> fl
 
 
 def stages(recognizer: Recognizer, batches: Sequence[Sequence[Utterance]]) -> dict[str, float]:
-    """Seconds of reading, features, model and decoding; the last two by what is more than the step before them."""
+    """Seconds of reading, features, model and decoding."""
     spent = dict.fromkeys(("reading", "features", "model", "decoding"), 0.0)
-    for batch in batches:
-        times = [perf_counter()]
-        waveforms = [read(recognizer, each) for each in batch]
-        for step in (recognizer.prepare, recognizer.logits, recognizer.transcribe_batch):
-            times.append(perf_counter())
-            step(waveforms)
+    times: list[float] = []
+
+    def note(*_: object) -> None:
         times.append(perf_counter())
-        reading, features, model, decoding = (after - before for before, after in pairwise(times))
-        spent["reading"] += reading
-        spent["features"] += features
-        spent["model"] += model - features
-        spent["decoding"] += decoding - model
+
+    model = recognizer.model
+    hooks = [model.register_forward_pre_hook(note), model.register_forward_hook(note)]
+    for batch in batches:
+        times.clear()
+        note()
+        waveforms = [read(recognizer, each) for each in batch]
+        note()
+        recognizer.transcribe_batch(waveforms)
+        note()
+        for stage, (before, after) in zip(spent, pairwise(times), strict=True):
+            spent[stage] += after - before
+    for hook in hooks:
+        hook.remove()
     return spent
 
 
