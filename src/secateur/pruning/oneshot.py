@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from secateur.errors import SecateurError
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.reconstruction import reconstruct
-from secateur.pruning.scores import SCORES
+from secateur.pruning.rotation import rotate_heads
+from secateur.pruning.scores import SCORES, Elimination, Scores
 from secateur.pruning.statistics import collect
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.groups import Groups
@@ -23,6 +25,9 @@ from secateur.structure.slicing import slice_model
 # A softer distribution than the model's own, so that frames it is sure of count; and speech before blanks.
 TEMPERATURE = 2.0
 SPEECH_WEIGHT = 5.0
+# Speech that shows which directions inside the heads matter.
+ROTATE_SECONDS = 120.0
+WIDTH_HARM = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +94,55 @@ def prune_oneshot(
         seconds += more
         progress("scoring", seconds / total)
 
-    statistics = collect(recognizer, groups, heard, kinds=score.needs, seed=settings.seed, progress=scored)
-    progress("allocating", 0.0)
-    plan = allocate(
-        groups, score(recognizer.model, groups, statistics), costs, budget, uniform=settings.uniform
+    teacher, shares = recognizer, {}
+    if settings.score == "obs":
+        progress("rotating", 0.0)
+        teacher, shares = rotate_heads(
+            recognizer, first_seconds(heard, ROTATE_SECONDS, recognizer.sample_rate)
+        )
+    statistics = collect(
+        teacher,
+        groups,
+        heard,
+        kinds=score.needs,
+        temperature=TEMPERATURE,
+        speech_weight=SPEECH_WEIGHT,
+        seed=settings.seed,
+        progress=scored,
     )
+    progress("allocating", 0.0)
+    scores = with_widths(groups, score(teacher.model, groups, statistics), shares)
+    plan = allocate(groups, scores, costs, budget, uniform=settings.uniform)
     del statistics
     progress("slicing", 0.0)
-    student = slice_model(recognizer.model, plan)
+    student = slice_model(teacher.model, plan)
     if settings.reconstruct_minutes:
         with torch.inference_mode():
             batches = [recognizer.prepare(batch) for batch in speech]
         reconstruct(
             student,
-            recognizer.model,
+            teacher.model,
             plan,
             batches,
             seed=settings.seed,
             progress=lambda done: progress("reconstructing", done),
         )
     return plan, Recognizer(student, recognizer.features, recognizer.tokenizer)
+
+
+def with_widths(groups: Groups, scores: Scores, shares: Mapping[str, Tensor]) -> Scores:
+    """Scores for the query/key widths of rotated heads too.
+
+    To lose every dimension is to attend to all frames alike, which does no more harm than to lose the heads; each
+    dimension does its share of that, `WIDTH_HARM` of it as the values remain.
+    """
+    widths = {}
+    for name, branch in groups.branches.items():
+        heads, width = f"{name}.heads", f"{name}.query_key"
+        if branch.path in shares and heads in scores and width in groups:
+            harm = WIDTH_HARM * shares[branch.path] * scores[heads].rise.sum()
+            widths[width] = Elimination.by_harm(harm)
+    return {**scores, **widths}
 
 
 def first_seconds(waveforms: Sequence[Waveform], seconds: float, sample_rate: int) -> list[Waveform]:

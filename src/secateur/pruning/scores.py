@@ -120,17 +120,14 @@ def fisher(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
 def obs(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """Optimal brain surgeon within each consumer: remove units one after the other, refit those that stay at every step.
 
-    Half the gates' Fisher information is the estimate for units that no single layer consumes, such as the query/key
-    width; modules and layers are not judged. See `surgeon_order`. Harms are nats per frame, as `fisher`'s, but only for
-    what refitting cannot make up for, so that they are smaller.
+    Units that no single layer consumes, such as the query/key width, are not judged and stay, and neither are modules
+    and layers. See `surgeon_order`. Harms are nats per frame, as `fisher`'s, but only for what refitting cannot make up
+    for, so that they are smaller.
     """
     scores = {}
     reads = consumers(groups)
     for name, group in groups.items():
-        if name in groups.layers or name in groups.branches:
-            continue
         if name not in reads:
-            scores[name] = Elimination.by_harm(statistics.gates[name] / 2)
             continue
         site = next(site for site in group.sites if site.side == "input")
         weight = _weight(model, site.module)
@@ -237,7 +234,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score("magnitude", frozenset(), magnitude),
             Score("wanda", frozenset({"activations"}), wanda),
             Score("fisher", frozenset({"gates"}), fisher),
-            Score("obs", frozenset({"gram", "metric", "gates"}), obs),
+            Score("obs", frozenset({"gram", "metric"}), obs),
         )
     }
 )

@@ -174,8 +174,9 @@ class _Collector:
             for parameter in trained:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
-            if self.gates:
-                stack.enter_context(masked(model, self.groups, self.gates))
+            for name, gate in self.gates.items():
+                # One by one: together, a head's gate would act again where the query/key width has its own.
+                stack.enter_context(masked(model, self.groups, {name: gate}))
             for path, module in self.modules.items():
                 stack.callback(module.register_forward_hook(partial(self._read, path)).remove)
             stack.enter_context(torch.set_grad_enabled(self.needs_gradients))
@@ -186,14 +187,14 @@ class _Collector:
         if self.needs_gradients and not self.gates:
             inputs[self.recognizer.features.model_input_names[0]].requires_grad_()
         logits: Tensor = self.recognizer.model(**inputs).logits[0]
-        blank = logits.detach().float().softmax(-1)[:, self.recognizer.blank]
+        blank = _precise(logits.detach()).softmax(-1)[:, self.recognizer.blank]
         weight = 1.0 + speech_weight * (1.0 - blank)
         self.frames += len(logits)
         for path, (rows, time) in self._rows.items():
             self._add_rows(path, rows, weight[(time * len(weight)).long()])
         self._rows.clear()
         if self.needs_gradients:
-            logs = (logits.float() / temperature).log_softmax(-1)
+            logs = (_precise(logits) / temperature).log_softmax(-1)
             labels = torch.multinomial(logs.detach().exp().cpu(), 1, generator=self.generator).to(logs.device)
             # Squared in the Fisher information, hence the root.
             torch.autograd.backward((-logs.gather(1, labels)[:, 0] * weight.sqrt()).sum())
@@ -240,7 +241,7 @@ class _Collector:
 
     def _add_rows(self, path: str, rows: Tensor, weight: Tensor) -> None:
         sums = self.sums[path]
-        rows = rows if rows.dtype == torch.double else rows.float()
+        rows = _precise(rows)
         weighted = rows * weight.to(rows.dtype)[:, None]
         sums.weight += float(weight.sum())
         sums.x = sums.x + weighted.sum(0).double()
@@ -253,7 +254,7 @@ class _Collector:
             rows = gradient.reshape(-1, gradient.shape[-1])
         else:
             rows = gradient[0].flatten(1)[:, chosen].T
-        rows = rows if rows.dtype == torch.double else rows.float()
+        rows = _precise(rows)
         sums = self.sums[path]
         length = rows.norm(dim=1)
         sums.lengths = torch.cat([sums.lengths, length.cpu()])[-RECENT:]
@@ -282,3 +283,8 @@ class _Collector:
         return Statistics(
             self.frames, layers, {name: square / frames for name, square in self.squares.items()}
         )
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """In single precision at least: sums of products need more digits than half has."""
+    return tensor if tensor.dtype == torch.double else tensor.float()
