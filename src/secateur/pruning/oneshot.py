@@ -94,7 +94,8 @@ def prune_oneshot(
         seconds += more
         progress("scoring", seconds / total)
 
-    teacher, shares = recognizer, {}
+    teacher = recognizer
+    shares: dict[str, Tensor] = {}
     if settings.score == "obs":
         progress("rotating", 0.0)
         teacher, shares = rotate_heads(
