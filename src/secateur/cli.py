@@ -367,6 +367,7 @@ def prune(
     from secateur.pruning.oneshot import OneShot
     from secateur.pruning.prune import PruneSettings, prune
     from secateur.reporting.pruning import pruning_table
+    from secateur.speech.skips import SkipLog
 
     Budget.parse(keep)
     settings = PruneSettings(
@@ -381,9 +382,10 @@ def prune(
         min_heads=min_heads,
         width=width,
     )
-    recognizer = _load(model, device, dtype, threads)
+    recognizer, skips = _load(model, device, dtype, threads), SkipLog()
     with ProgressBar("pruning", quiet=quiet) as progress:
-        pruned = prune(settings, out, recognizer=recognizer, progress=progress)
+        pruned = prune(settings, out, recognizer=recognizer, skips=skips, progress=progress)
+    _tell(skips)
     _finish(pruned.report, json_file, pruning_table(pruned.report), f"The pruned model is in {out}.")
 
 

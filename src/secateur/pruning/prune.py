@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from secateur.pruning.curves import CostModel
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.recognizer import Recognizer, load
 from secateur.speech.batching import BATCH_SECONDS
-from secateur.speech.corpus import Corpus, open_corpus
+from secateur.speech.corpus import open_corpus
 from secateur.speech.sampling import sample_batches
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free, save_pruned
@@ -57,10 +57,10 @@ class PruneSettings:
         width: offer the residual width too.
     """
 
-    model: str
-    data: str
+    model: str | Path
+    data: str | Path
     keep: str
-    valid: str | None = None
+    valid: str | Path | None = None
     valid_limit: int | None = None
     method: str = "oneshot"
     oneshot: OneShot = field(default_factory=OneShot)
@@ -94,6 +94,7 @@ def prune(
     out: str | Path | None = None,
     *,
     recognizer: Recognizer | None = None,
+    skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
@@ -105,6 +106,7 @@ def prune(
         settings: of the run.
         out: a new or empty folder, or one with an earlier result, which is replaced; None: nothing is written.
         recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
+        skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
 
     Raises:
@@ -113,6 +115,7 @@ def prune(
     if out is not None:
         check_free(Path(out))
     progress = progress or ProgressBar("pruning", quiet=True)
+    skips = SkipLog() if skips is None else skips
     clock = Stopwatch()
     budget = Budget.parse(settings.keep)
     data = open_corpus(settings.data)
@@ -123,8 +126,13 @@ def prune(
             dense.model, width=settings.width, multiple_of=settings.multiple_of, min_heads=settings.min_heads
         )
         costs = _costs(budget, groups, dense, settings.audio_seconds)
+    scored: list[Evaluation] = []
+    if valid is not None:
+        # First, so that speech which cannot be scored is refused before the work.
+        with clock.time("evaluate"):
+            progress.begin("evaluating before")
+            scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
     with clock.time("read"):
-        skips = SkipLog()
         minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
         batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
         progress.begin("reading speech")
@@ -135,15 +143,16 @@ def prune(
         plan, smaller = prune_oneshot(dense, groups, costs, budget, speech, settings.oneshot, progress.stage)
     heard = sum(len(wave) for batch in speech for wave in batch) / dense.sample_rate
     del speech
-    scored = None
     if valid is not None:
         with clock.time("evaluate"):
-            scored = _evaluate_both(dense, smaller, valid, settings, progress)
+            progress.begin("evaluating after")
+            scored.append(evaluate(smaller, valid, limit=settings.valid_limit, progress=progress))
     report = _report(settings, budget, groups, plan, costs, scored) | {
         "audio_seconds": round(heard, 1),
         "skipped": skips.skipped,
         "wall_seconds": clock.seconds,
-        "environment": environment(),
+        "environment": environment()
+        | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
     }
     if out is not None:
         progress.begin("writing")
@@ -166,22 +175,13 @@ def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) ->
     return costs
 
 
-def _evaluate_both(
-    dense: Recognizer, smaller: Recognizer, valid: Corpus, settings: PruneSettings, progress: ProgressBar
-) -> tuple[Evaluation, Evaluation]:
-    progress.begin("evaluating before")
-    before = evaluate(dense, valid, limit=settings.valid_limit, progress=progress)
-    progress.begin("evaluating after")
-    return before, evaluate(smaller, valid, limit=settings.valid_limit, progress=progress)
-
-
 def _report(
     settings: PruneSettings,
     budget: Budget,
     groups: Groups,
     plan: PruningPlan,
     costs: Mapping[str, CostModel],
-    scored: tuple[Evaluation, Evaluation] | None,
+    scored: Sequence[Evaluation],
 ) -> dict[str, Any]:
     """What was asked and what came of it."""
     counts = plan.counts()
@@ -202,7 +202,7 @@ def _report(
         "kept": {name: value / before[name] for name, value in after.items()},
         "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
     }
-    if scored is not None:
+    if scored:
         for name, evaluation in zip(("before", "after"), scored, strict=True):
             report[name] = evaluation.to_json() | report[name]
         report["comparison"] = compare(scored[1], scored[0]).to_json()
@@ -214,12 +214,13 @@ def _write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, re
     smaller.features.save_pretrained(folder)
     smaller.tokenizer.save_pretrained(folder)
     run = {"secateur": asdict(settings), "environment": report["environment"]}
-    (folder / "run.yaml").write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
+    plain = json.loads(json.dumps(run, default=str))
+    (folder / "run.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, str]:
-    """What a figure depends on besides the settings: versions and the machine."""
+    """What a figure depends on besides the settings and the model: versions and the machine."""
     return {
         "secateur": __version__,
         "python": platform.python_version(),
@@ -241,4 +242,4 @@ class Stopwatch:
     def time(self, stage: str) -> Iterator[None]:
         start = perf_counter()
         yield
-        self.seconds[stage] = round(perf_counter() - start, 2)
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + perf_counter() - start, 2)
