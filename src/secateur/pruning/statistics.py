@@ -203,13 +203,16 @@ class _Collector:
                 self.squares[name] += gate.grad.double().square().cpu()
                 gate.grad = None
 
-    def _read(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _read(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Keep what a module reads until the weights of the frames are known, and wait for its gradient."""
         rows, time, chosen, total = self._positions(module, args[0].detach(), output)
         self.sums[path].positions += total
         self._rows[path] = rows, time
-        if "metric" in self.kinds and path in self.sole and output.requires_grad:
-            output.register_hook(partial(self._add_metric, path, chosen))  # type: ignore[no-untyped-call]
+        if "metric" not in self.kinds or path not in self.sole:
+            return None
+        output.register_hook(partial(self._add_metric, path, chosen))  # type: ignore[no-untyped-call]
+        # wav2vec 2.0 writes zeros into the output, and with them its hooks would be lost.
+        return output.clone()
 
     def _positions(
         self, module: nn.Module, x: Tensor, output: Tensor
