@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+import secateur
+from secateur.errors import SecateurError
+from secateur.pruning import oneshot
+from secateur.pruning import prune as room
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.prune import PruneSettings, prune
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import read_audio
+from secateur.speech.skips import SkipLog
+from secateur.structure import counting
+from secateur.structure.groups import find_groups
+from secateur.structure.plan import PruningPlan
+
+MakeRecognizer = Callable[..., Recognizer]
+RATE = 16000
+FILES = [
+    "config.json",
+    "conformer.py",
+    "model.safetensors",
+    "modeling_pruned.py",
+    "plan.json",
+    "preprocessor_config.json",
+    "report.json",
+    "run.yaml",
+    "surgery.py",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+
+
+@pytest.fixture(scope="module")
+def model(make_recognizer: MakeRecognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Conformer on disk, in single precision."""
+    recognizer = make_recognizer("conformer", width=32, units=96, channels=12)
+    recognizer.model.float()
+    folder = tmp_path_factory.mktemp("model")
+    recognizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six transcribed recordings of noise, 1 to 2 seconds."""
+    folder = tmp_path_factory.mktemp("speech")
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        noise = draw.normal(scale=0.1, size=round(RATE * (1 + number / 5)))
+        soundfile.write(folder / f"{number}.wav", noise, RATE)
+        (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def settings(model: Path, speech: Path) -> Callable[..., PruneSettings]:
+    def settings(
+        keep: str = "params=60%", score: str = "magnitude", seed: int = 0, **others: object
+    ) -> PruneSettings:
+        minutes = OneShot(score=score, score_minutes=0.05, reconstruct_minutes=0.1, seed=seed)
+        return PruneSettings(**{"model": model, "data": speech, "keep": keep, "oneshot": minutes, **others})
+
+    return settings
+
+
+MakeSettings = Callable[..., PruneSettings]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep", "score"),
+    [
+        ("params=50%", "obs"),
+        ("params=60%,macs=50%", "obs"),
+        ("macs=55%", "magnitude"),
+        ("params=25k", "magnitude"),
+        ("macs=0.5M", "magnitude"),
+    ],
+)
+def test_the_budget_is_met_and_used(settings: MakeSettings, model: Path, keep: str, score: str) -> None:
+    pruned = prune(settings(keep, score))
+    dense = secateur.load(model).model
+    before, after = pruned.report["before"], pruned.report["after"]
+    assert before["params"] == counting.parameters(dense)
+    assert after["params"] == counting.parameters(pruned.recognizer.model)
+    assert before["macs_per_second"] == counting.macs(dense, 10.0) / 10
+    assert after["macs_per_second"] == counting.macs(pruned.recognizer.model, 10.0) / 10
+    limits = secateur.Budget.parse(keep).limits(
+        {"params": before["params"], "macs": 10 * before["macs_per_second"]}
+    )
+    used = {"params": after["params"], "macs": 10 * after["macs_per_second"]}
+    shares = [used[name] / limit for name, limit in limits.items()]
+    assert 0.995 < max(shares) <= 1
+    assert pruned.report["kept"]["params"] == after["params"] / before["params"]
+
+
+def test_the_folder_holds_a_checkpoint_and_where_it_came_from(settings: MakeSettings, tmp_path: Path) -> None:
+    wanted = settings(keep="params=60%,macs=70%", score="fisher", seed=3)
+    pruned = prune(wanted, tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert set(FILES) <= set(names(tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.bin"))
+    assert PruningPlan.load(tmp_path / "out" / "plan.json") == pruned.plan
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == pruned.report
+    run = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    assert run["secateur"]["model"] == str(wanted.model)
+    assert run["secateur"]["keep"] == "params=60%,macs=70%"
+    assert run["secateur"]["oneshot"]["score"] == "fisher"
+    assert run["secateur"]["oneshot"]["seed"] == 3
+    assert run["environment"]["secateur"] == secateur.__version__
+    assert (run["environment"]["device"], run["environment"]["dtype"]) == ("cpu", "float32")
+
+
+HEAR = """
+import sys
+import numpy as np, torch
+import secateur
+recognizer = secateur.load(sys.argv[1])
+torch.save(recognizer.logits([np.load(sys.argv[2])])[0], sys.argv[3])
+assert not [name for name in sys.modules if name.startswith("secateur.pruning")]
+"""
+
+
+def test_a_fresh_process_hears_the_same_without_the_pruner(
+    settings: MakeSettings, speech: Path, tmp_path: Path
+) -> None:
+    pruned = prune(settings(), tmp_path / "out")
+    wave = read_audio(speech / "3.wav", RATE)
+    np.save(tmp_path / "wave.npy", wave)
+    places = [tmp_path / name for name in ("out", "wave.npy", "logits.pt")]
+    subprocess.run([sys.executable, "-c", HEAR, *map(str, places)], check=True)
+    assert torch.equal(torch.load(places[2]), pruned.recognizer.logits([wave])[0])
+
+
+def test_the_same_seed_gives_the_same_plan_and_weights(settings: MakeSettings, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        torch.manual_seed(len(name))
+        prune(settings(score="fisher", seed=seed), tmp_path / name)
+    one, again, other = (
+        [(tmp_path / name / file).read_bytes() for file in ("plan.json", "model.safetensors")]
+        for name in ("one", "again", "other")
+    )
+    assert one == again
+    assert one != other
+
+
+def test_word_error_rates_are_reported_before_and_after(
+    settings: MakeSettings, speech: Path, model: Path
+) -> None:
+    pruned = prune(settings(valid=speech, valid_limit=4))
+    report = pruned.report
+    dense = secateur.evaluate(secateur.load(model), speech, limit=4)
+    after = secateur.evaluate(pruned.recognizer, speech, limit=4)
+    assert (report["before"]["wer"], report["after"]["wer"]) == (dense.wer, after.wer)
+    assert report["before"]["utterances"] == report["after"]["utterances"] == 4
+    assert report["comparison"]["difference"] == pytest.approx(after.wer - dense.wer)
+    assert "wer" not in prune(settings()).report["after"]
+
+
+def test_the_dense_recogniser_stays_as_it_was(settings: MakeSettings, model: Path) -> None:
+    recognizer = secateur.load(model)
+    before = {name: tensor.clone() for name, tensor in recognizer.model.state_dict().items()}
+    prune(settings(), recognizer=recognizer)
+    now = recognizer.model.state_dict()
+    assert now.keys() == before.keys()
+    assert all(torch.equal(now[name], before[name]) for name in before)
+
+
+def test_a_pruned_model_can_be_pruned_further(settings: MakeSettings, tmp_path: Path) -> None:
+    first = prune(settings("params=70%"), tmp_path / "first")
+    second = prune(settings("params=50%", model=tmp_path / "first"), tmp_path / "second")
+    assert second.report["before"]["params"] == first.report["after"]["params"]
+    assert secateur.load(tmp_path / "second").model.num_parameters() == second.report["after"]["params"]
+
+
+@pytest.mark.parametrize("family", ["parakeet", "wav2vec2"])
+def test_other_families_are_pruned_the_same_way(
+    make_recognizer: MakeRecognizer, settings: MakeSettings, tmp_path: Path, speech: Path, family: str
+) -> None:
+    recognizer = make_recognizer(family, width=32, units=64)
+    recognizer.model.float()
+    pruned = prune(settings("params=70%", "fisher", model=family), tmp_path / "out", recognizer=recognizer)
+    assert pruned.report["kept"]["params"] <= 0.7
+    wave = read_audio(speech / "1.wav", RATE)
+    assert torch.equal(secateur.load(tmp_path / "out").logits([wave])[0], pruned.recognizer.logits([wave])[0])
+
+
+def test_settings_of_the_groups_are_heeded(settings: MakeSettings) -> None:
+    pruned = prune(settings("params=50%", multiple_of=8, min_heads=2))
+    units = pruned.report["units"]
+    assert all(units[name][0] >= 2 for name in units if name.endswith(".heads"))
+    assert all(
+        kept % 8 == 0 or kept == size for name, (kept, size) in units.items() if name.endswith(".units")
+    )
+
+
+def test_unreadable_speech_is_counted_and_named(settings: MakeSettings, speech: Path, tmp_path: Path) -> None:
+    for file in speech.glob("*.wav"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    skips, all_of_it = SkipLog(), OneShot("magnitude", 0.05, 10.0)
+    report = prune(settings(data=tmp_path, oneshot=all_of_it), skips=skips).report
+    assert report["skipped"] == 1
+    assert "broken.wav" in skips.summary()
+
+
+def test_an_earlier_result_is_replaced(settings: MakeSettings, tmp_path: Path) -> None:
+    prune(settings("params=80%"), tmp_path / "out")
+    (tmp_path / "out" / "old.txt").touch()
+    second = prune(settings("params=60%"), tmp_path / "out")
+    assert "old.txt" not in names(tmp_path / "out")
+    assert PruningPlan.load(tmp_path / "out" / "plan.json") == second.plan
+    assert names(tmp_path) == ["out"]
+
+
+def nothing_there(folder: Path) -> dict[str, object]:
+    return {"data": folder / "nowhere"}
+
+
+def empty_folder(folder: Path) -> dict[str, object]:
+    (folder / "empty").mkdir()
+    return {"data": folder / "empty"}
+
+
+def no_audio(folder: Path) -> dict[str, object]:
+    (folder / "a.wav").write_bytes(b"RIFF")
+    return {"data": folder}
+
+
+def no_transcripts(folder: Path) -> dict[str, object]:
+    soundfile.write(folder / "a.wav", np.zeros(RATE), RATE)
+    return {"valid": folder}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (nothing_there, "nowhere does not exist"),
+        (empty_folder, "holds no audio file"),
+        (no_audio, "nothing to hear"),
+        (no_transcripts, "has no transcript"),
+        (lambda _: {"model": "nowhere.nemo"}, "nowhere.nemo does not exist"),
+        (lambda _: {"keep": "half of it"}, "'half of it'"),
+        (lambda _: {"keep": "params=3"}, "params=3 has no unit"),
+        (
+            lambda _: {"keep": "params=0.1%"},
+            r"cannot be met: the smallest possible here is params=.* \(.*%\)$",
+        ),
+        (lambda _: {"keep": "params=50%,macs=0.01%"}, "the smallest possible here is params=.*, macs=.*%"),
+    ],
+    ids=[
+        "no data",
+        "no files",
+        "no audio",
+        "no transcripts",
+        "no model",
+        "no limit",
+        "no unit",
+        "params",
+        "macs",
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_leaves_nothing(
+    settings: MakeSettings,
+    tmp_path: Path,
+    change: Callable[[Path], dict[str, object]],
+    said: str,
+) -> None:
+    changed = change(tmp_path)
+    before = names(tmp_path)
+    with pytest.raises(SecateurError, match=said) as caught:
+        prune(settings(**changed), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == before
+
+
+def test_the_smallest_possible_budget_that_is_named_is_possible(settings: MakeSettings) -> None:
+    with pytest.raises(SecateurError) as caught:
+        prune(settings("params=0.1%"))
+    smallest = float(str(caught.value).rpartition("(")[2].rstrip("%)"))
+    prune(settings(f"params={smallest * 1.01}%"))
+    with pytest.raises(SecateurError, match="cannot be met"):
+        prune(settings(f"params={smallest * 0.99}%"))
+
+
+def test_unknown_methods_and_scores_are_refused(model: Path, speech: Path) -> None:
+    with pytest.raises(SecateurError, match="no score 'luck'; choose one of"):
+        OneShot(score="luck")
+    with pytest.raises(SecateurError, match="no method 'scissors'; choose one of"):
+        PruneSettings(model, speech, "params=50%", method="scissors")
+
+
+def test_a_folder_that_holds_something_else_is_refused_before_the_work(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "load", lambda _: pytest.fail("it was loaded"))
+    (tmp_path / "thesis.tex").touch()
+    for place in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(SecateurError, match="give a new or an empty folder"):
+            prune(settings(), place)
+    assert names(tmp_path) == ["thesis.tex"]
+
+
+def test_speech_without_transcripts_is_refused_before_the_work(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "prune_oneshot", lambda *_: pytest.fail("it was pruned"))
+    with pytest.raises(SecateurError, match="has no transcript"):
+        prune(settings(**no_transcripts(tmp_path)))
+
+
+def test_a_model_without_a_table_is_refused(settings: MakeSettings, make_recognizer: MakeRecognizer) -> None:
+    recognizer = make_recognizer("conformer", layers=1)
+    recognizer.model.config.subsampling = "stacking"
+    with pytest.raises(SecateurError, match="ConformerForCTC has no table of groups"):
+        prune(settings(), recognizer=recognizer)
+
+
+def test_the_plan_of_another_model_is_refused(
+    settings: MakeSettings, make_recognizer: MakeRecognizer, tmp_path: Path
+) -> None:
+    prune(settings(), tmp_path / "out")
+    other = find_groups(make_recognizer("conformer", layers=3).model)
+    with pytest.raises(
+        SecateurError, match=r"plan.json was made for a 2-layer conformer .* 3-layer conformer"
+    ) as caught:
+        PruningPlan.load(tmp_path / "out" / "plan.json", other)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_plan_is_refused(settings: MakeSettings, tmp_path: Path) -> None:
+    prune(settings(), tmp_path / "out")
+    plan = tmp_path / "out" / "plan.json"
+    text = plan.read_text()
+    for damaged in (
+        text[: len(text) // 2],
+        text.replace(" of ", " from "),
+        text.replace('"version": 1', '"version": 9'),
+    ):
+        plan.write_text(damaged)
+        with pytest.raises(SecateurError, match="plan.json is (damaged|of version 9)") as caught:
+            PruningPlan.load(plan)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 50 kB, which is less than the weights take."""
+    resource = pytest.importorskip("resource", reason="this system has no limits on files")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    settings: MakeSettings, tmp_path: Path, full_disk: None
+) -> None:
+    with pytest.raises(SecateurError, match="out cannot be written: ") as caught:
+        prune(settings("params=80%"), tmp_path / "deep" / "out")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("out*"))
+
+
+@pytest.mark.parametrize("where", ["reconstruct", "_write_beside"])
+def test_an_interruption_keeps_the_earlier_result_and_nothing_else(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    first = prune(settings("params=80%"), tmp_path / "out")
+    monkeypatch.setattr(oneshot if where == "reconstruct" else room, where, interrupt)
+    for place in ("out", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            prune(settings(), tmp_path / place)
+    assert names(tmp_path) == ["out"]
+    assert PruningPlan.load(tmp_path / "out" / "plan.json") == first.plan
