@@ -34,7 +34,7 @@ Measure = Callable[
 """What `measure_parts` does."""
 
 FORMAT = "secateur-part-times"
-VERSION = 1
+VERSION = 2
 
 
 def parts_by_module(groups: Groups, model: PreTrainedModel) -> dict[str, str]:
