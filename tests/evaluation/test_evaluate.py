@@ -18,8 +18,8 @@ from secateur.evaluation.comparison import compare
 from secateur.evaluation.error_rate import Counts, total
 from secateur.evaluation.evaluate import evaluate
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
-from secateur.recognizer import load
 from secateur.progress import ProgressBar
+from secateur.recognizer import load
 from secateur.speech.corpus import open_corpus
 from secateur.speech.skips import SkipLog
 from secateur.structure import counting

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_the_budget_is_met_and_used(settings: MakeSettings, model: Path, keep: s
     assert pruned.report["kept"]["params"] == after["params"] / before["params"]
 
 
+def test_an_absolute_limit_on_macs_is_for_a_second_of_audio_of_any_length(settings: MakeSettings) -> None:
+    dense = prune(settings("params=100%", "magnitude")).report["before"]["macs_per_second"]
+    for seconds in (4.0, 10.0):
+        keep = f"macs={0.7 * dense / 1e6}M"
+        report = prune(replace(settings(keep, "magnitude"), audio_seconds=seconds)).report
+        assert 0.99 < report["after"]["macs_per_second"] / (0.7 * dense) <= 1
+
+
 def test_the_folder_holds_a_checkpoint_and_where_it_came_from(settings: MakeSettings, tmp_path: Path) -> None:
     wanted = settings(keep="params=60%,macs=70%", score="fisher", seed=3)
     pruned = prune(wanted, tmp_path / "out")
@@ -189,13 +198,19 @@ def test_a_pruned_model_can_be_pruned_further(settings: MakeSettings, tmp_path: 
     assert secateur.load(tmp_path / "second").model.num_parameters() == second.report["after"]["params"]
 
 
+@pytest.mark.parametrize("score", ["fisher", "obs"])
 @pytest.mark.parametrize("family", ["parakeet", "wav2vec2"])
 def test_other_families_are_pruned_the_same_way(
-    make_recognizer: MakeRecognizer, settings: MakeSettings, tmp_path: Path, speech: Path, family: str
+    make_recognizer: MakeRecognizer,
+    settings: MakeSettings,
+    tmp_path: Path,
+    speech: Path,
+    family: str,
+    score: str,
 ) -> None:
     recognizer = make_recognizer(family, width=32, units=64)
     recognizer.model.float()
-    pruned = prune(settings("params=70%", "fisher", model=family), tmp_path / "out", recognizer=recognizer)
+    pruned = prune(settings("params=70%", score, model=family), tmp_path / "out", recognizer=recognizer)
     assert pruned.report["kept"]["params"] <= 0.7
     wave = read_audio(speech / "1.wav", RATE)
     assert torch.equal(secateur.load(tmp_path / "out").logits([wave])[0], pruned.recognizer.logits([wave])[0])

@@ -140,7 +140,16 @@ def prune(
             data, minutes, dense.sample_rate, batch_seconds, seed=settings.oneshot.seed, skips=skips
         )
     with clock.time("prune"):
-        plan, smaller = prune_oneshot(dense, groups, costs, budget, speech, settings.oneshot, progress.stage)
+        plan, smaller = prune_oneshot(
+            dense,
+            groups,
+            costs,
+            budget,
+            speech,
+            settings.oneshot,
+            progress.stage,
+            audio_seconds=settings.audio_seconds,
+        )
     heard = sum(len(wave) for batch in speech for wave in batch) / dense.sample_rate
     del speech
     if valid is not None:

@@ -131,8 +131,12 @@ def collect(
 
 @dataclass
 class _Sums:
-    """Running sums over positions, in float64."""
+    """Running sums over positions, in float64; of inputs less the first one, ``origin``.
 
+    Second moments of inputs that hardly vary would else be lost in the square of their mean.
+    """
+
+    origin: Tensor | None = None
     weight: float = 0.0
     positions: float = 0.0
     sampled: int = 0
@@ -245,6 +249,8 @@ class _Collector:
     def _add_rows(self, path: str, rows: Tensor, weight: Tensor) -> None:
         sums = self.sums[path]
         rows = _precise(rows)
+        sums.origin = rows[0].clone() if sums.origin is None else sums.origin
+        rows = rows - sums.origin
         weighted = rows * weight.to(rows.dtype)[:, None]
         sums.weight += float(weight.sum())
         sums.x = sums.x + weighted.sum(0).double()
@@ -269,23 +275,34 @@ class _Collector:
     def statistics(self) -> Statistics:
         frames = max(self.frames, 1)
 
-        def mean(value: Tensor | float, weight: float) -> Tensor | None:
-            return (value / weight).cpu() if isinstance(value, Tensor) else None
-
         layers = {}
         for path, sums in self.sums.items():
-            mean_x, square = mean(sums.x, sums.weight), mean(sums.xx, sums.weight)
-            if mean_x is not None and square is not None:
-                layers[path] = LayerStatistics(
-                    positions=sums.positions / frames,
-                    mean=mean_x,
-                    square=square,
-                    gram=mean(sums.gram, sums.weight),
-                    metric=mean(sums.metric, sums.sampled),
-                )
+            if sums.origin is None:
+                continue
+            origin = sums.origin.double().cpu()
+            offset = _mean(sums.x, sums.weight)
+            gram = _mean(sums.gram, sums.weight)
+            square = _mean(sums.xx, sums.weight)
+            assert offset is not None
+            assert square is not None
+            if gram is not None:
+                mixed = torch.outer(origin, offset)
+                gram = gram + mixed + mixed.T + torch.outer(origin, origin)
+            layers[path] = LayerStatistics(
+                positions=sums.positions / frames,
+                mean=origin + offset,
+                square=square + 2 * origin * offset + origin.square(),
+                gram=gram,
+                metric=_mean(sums.metric, sums.sampled),
+            )
         return Statistics(
             self.frames, layers, {name: square / frames for name, square in self.squares.items()}
         )
+
+
+def _mean(total: Tensor | float, weight: float) -> Tensor | None:
+    """Nothing where nothing was summed."""
+    return (total / weight).cpu() if isinstance(total, Tensor) else None
 
 
 def _precise(tensor: Tensor) -> Tensor:
