@@ -239,7 +239,7 @@ def put_nan(folder: Path) -> None:
     [
         (corrupt_weights, "the weights do not load"),
         (forget_weights, "the weights do not load"),
-        (other_class, "a bert model has no CTC head; supported are CTC models"),
+        (other_class, "is a bert model; supported are CTC models"),
         (break_config, "no checkpoint that transformers can read"),
         (forget_tokenizer, "feature extractor or tokenizer does not load"),
         (put_nan, "layers.1.conv.norm.running_var has values that are not finite"),
