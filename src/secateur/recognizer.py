@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from secateur.decoding import Frames, Transcript, decode
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
+from secateur.models.conformer import frame_mask
 from secateur.speech.audio import audio_blocks
 
 Waveform = NDArray[np.float32]
@@ -86,7 +87,7 @@ class Recognizer:
             )
             rows.append(extracted[name][0, : int(extracted["attention_mask"].sum())])
         inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = torch.arange(inputs.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        mask = frame_mask(torch.tensor([len(row) for row in rows]), inputs.shape[1])
         return {
             name: inputs.to(self.model.device, self.model.dtype),
             "attention_mask": mask.to(self.model.device),
@@ -220,8 +221,9 @@ def _read_pretrained(
     try:
         return model, AutoFeatureExtractor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
-        raise SecateurError(f"{source}: its feature extractor or tokenizer does not load: {reason}") from None
+        raise SecateurError(
+            f"{source}: its feature extractor or tokenizer does not load: {reason(error)}"
+        ) from None
 
 
 def _looks_like_path(source: str) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
+from secateur.models.conformer import frame_mask
 from secateur.pruning.capture import Side, capture
 from secateur.pruning.regression import Regression
 from secateur.structure.axes import kept_positions
@@ -240,11 +241,6 @@ def front_lengths(model: nn.Module, batch: Inputs, last: nn.Module | None = None
         if module is last or isinstance(module, nn.Linear):
             break
     return lengths
-
-
-def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """True at the real frames: [batch, frames]."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def windows(module: nn.Module, x: Tensor) -> Tensor:

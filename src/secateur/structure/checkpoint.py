@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
 from secateur.models import conformer
 from secateur.structure import surgery
 from secateur.structure.plan import PruningPlan
@@ -101,7 +101,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise SecateurError(
-            f"{source} is no checkpoint that transformers can read: {_reason(error)}"
+            f"{source} is no checkpoint that transformers can read: {reason(error)}"
         ) from None
     model_class = _model_class(source, config)
     # No pickle is read from a folder of ours; transformers reads other ones' in its safe mode.
@@ -110,14 +110,12 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         model, report = model_class.from_pretrained(source, config=config, output_loading_info=True, **safe)
     except (KeyError, TypeError, AttributeError) as error:
         raise SecateurError(
-            f"{source}: no model can be built as its config.json says ({_reason(error)})"
+            f"{source}: no model can be built as its config.json says ({reason(error)})"
         ) from None
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         other_shapes = "ignore_mismatched_sizes" in str(error)
-        reason = (
-            "their shapes are not those that its config.json describes" if other_shapes else _reason(error)
-        )
-        raise SecateurError(f"{source}: the weights do not load: {reason}") from None
+        why = "their shapes are not those that its config.json describes" if other_shapes else reason(error)
+        raise SecateurError(f"{source}: the weights do not load: {why}") from None
     if report["missing_keys"]:
         raise SecateurError(
             f"{source}: the checkpoint lacks {min(report['missing_keys'])}, so the model is not whole"
@@ -156,7 +154,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
         raise SecateurError(
-            f"{folder} cannot be written: {_reason(error)}; free or choose another place"
+            f"{folder} cannot be written: {reason(error)}; free or choose another place"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -174,9 +172,3 @@ def check_free(folder: Path) -> None:
             )
     elif folder.exists():
         raise SecateurError(f"{folder} is a file; give a new or an empty folder")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, or what the system calls it."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.strip().split("\n", 1)[0].rstrip(".")
