@@ -135,3 +135,52 @@ def test_masks_work_in_the_precision_of_the_model(make_model: MakeModel, inputs_
     masks = {name: torch.ones(group.size, requires_grad=True) for name, group in groups.items()}
     with masked(model, groups, masks):
         assert model(**inputs_for(model)).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gate_acts_where_it_sits_and_nowhere_else(
+    make_model: MakeModel, inputs_for: Inputs, family: str
+) -> None:
+    """Open masks of all other groups, some of which share its dimensions, change neither output nor gradient."""
+    model = make_model(family)
+    groups, inputs = find_groups(model, width=True), inputs_for(model)
+    for name, group in groups.items():
+        if not name.startswith(("layers.0", "subsampling", "feature_extractor", "width")):
+            continue
+        gradients, logits = [], []
+        for others in ({}, ones(groups)):
+            mask = torch.full((group.size,), 0.5, dtype=torch.double, requires_grad=True)
+            with masked(model, groups, others | {name: mask}):
+                logits.append(model(**inputs).logits)
+            gradients += torch.autograd.grad(logits[-1].square().sum(), mask)
+        torch.testing.assert_close(logits[1], logits[0], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_train_with_the_weights_in_mixed_precision(
+    make_model: MakeModel, inputs_for: Inputs, family: str
+) -> None:
+    model = make_model(family, layerdrop=0.0) if family == "wav2vec2" else make_model(family)
+    model = model.float().train()
+    groups = find_groups(model, width=True)
+    masks = {name: torch.full((g.size,), 0.7, requires_grad=True) for name, g in groups.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16), masked(model, groups, masks):
+        loss = model(**inputs_for(model)).logits.float().square().mean()
+    loss.backward()
+    for parameter in [*masks.values(), *(p for n, p in model.named_parameters() if "spec_embed" not in n)]:
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+    assert all(mask.grad.abs().max() > 0 for mask in masks.values())
+
+
+def test_a_masked_norm_in_half_precision_takes_its_statistics_in_single(
+    make_model: MakeModel, inputs_for: Inputs
+) -> None:
+    x = 30 + torch.randn(4, 200)
+    norm, mask = nn.LayerNorm(200), (torch.arange(200) % 3 > 0).float()
+    exact = masked_layer_norm(norm, x.bfloat16().float(), mask)
+    torch.testing.assert_close(
+        masked_layer_norm(norm, x.bfloat16(), mask).float(), exact, rtol=0.01, atol=0.01
+    )

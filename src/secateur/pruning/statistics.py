@@ -178,9 +178,7 @@ class _Collector:
             for parameter in trained:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
-            for name, gate in self.gates.items():
-                # One by one: together, a head's gate would act again where the query/key width has its own.
-                stack.enter_context(masked(model, self.groups, {name: gate}))
+            stack.enter_context(masked(model, self.groups, self.gates))
             for path, module in self.modules.items():
                 stack.callback(module.register_forward_hook(partial(self._read, path)).remove)
             stack.enter_context(torch.set_grad_enabled(self.needs_gradients))

@@ -28,9 +28,14 @@ def masked(model: nn.Module, groups: Groups, masks: Masks) -> Iterator[None]:
         masks: a factor for every unit, [size], by group. Groups that are not listed are whole. The mapping is read anew
             in every forward pass, so that its values may be replaced between two of them; its keys are those of the start.
     """
-    sites = {(site.module, site.side): site for name in masks for site in groups[name].sites}
+    sites: dict[Site, list[str]] = {}
+    for name in masks:
+        for site in groups[name].sites:
+            sites.setdefault(site, []).append(name)
     handles = [
-        handle for site in sites.values() for handle in _attach(model.get_submodule(site.module), site, masks)
+        handle
+        for site, names in sites.items()
+        for handle in _attach(model.get_submodule(site.module), site, masks, names)
     ]
     try:
         yield
@@ -39,17 +44,21 @@ def masked(model: nn.Module, groups: Groups, masks: Masks) -> Iterator[None]:
             handle.remove()
 
 
-def _attach(module: nn.Module, site: Site, masks: Masks) -> list[RemovableHandle]:
-    """Hook one site; all the groups that meet there act in one product."""
+def _attach(module: nn.Module, site: Site, masks: Masks, names: list[str]) -> list[RemovableHandle]:
+    """Hook one site; all the groups that have a site there act in one product.
 
-    def factor(like: Tensor) -> Tensor:
-        return mask_along(site.dim, masks).to(like.dtype)
+    A dimension may belong to other groups too: a head's gate sits where heads are consumed, and must not act once more
+    where the query/key width has its own.
+    """
+
+    def factor(dtype: torch.dtype) -> Tensor:
+        return mask_along(site.dim, {name: masks[name] for name in names}).to(dtype)
 
     # Scaling a weight is scaling the input or the output, and weights are smaller than activations. The scaled tensor
     # hides the parameter while the module runs; the parameter itself stays where everybody else finds it.
     def scale_weight(module: nn.Linear | nn.Conv1d | nn.Conv2d, _: tuple[Any, ...]) -> None:
         weight, bias = module.weight, module.bias
-        gate = factor(weight)
+        gate = factor(weight.dtype)
         if site.side == "input":
             vars(module)["weight"] = weight * gate.reshape(1, -1, *[1] * (weight.dim() - 2))
         else:
@@ -63,15 +72,18 @@ def _attach(module: nn.Module, site: Site, masks: Masks) -> list[RemovableHandle
 
     def scale_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
-            return (output[0] * factor(output[0]), *output[1:])
-        return output * factor(output)
+            return (output[0] * factor(output[0].dtype), *output[1:])
+        return output * factor(output.dtype)
 
     def mix_with_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         before = args[0] if args else kwargs["hidden_states"]
-        return torch.lerp(before, output, factor(output))
+        # In mixed precision a layer may give another one than it was given.
+        dtype = torch.promote_types(before.dtype, output.dtype)
+        return torch.lerp(before.to(dtype), output.to(dtype), factor(dtype))
 
-    def normalise_open_units(norm: nn.LayerNorm, args: tuple[Any, ...], _: Tensor) -> Tensor:
-        return masked_layer_norm(norm, args[0], factor(args[0]))
+    def normalise_open_units(norm: nn.LayerNorm, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        precise = torch.promote_types(args[0].dtype, torch.float32)
+        return masked_layer_norm(norm, args[0], factor(precise)).to(output.dtype)
 
     if site.side == "layer":
         return [module.register_forward_hook(mix_with_input, with_kwargs=True)]
