@@ -1,0 +1,190 @@
+"""All speech of a corpus, for training: drawn from in any order, again and again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from secateur.errors import SecateurError
+from secateur.speech.audio import Waveform, audio_seconds, read_audio
+from secateur.speech.batching import BATCH_SECONDS, read_batches
+from secateur.speech.corpus import Corpus
+from secateur.speech.skips import SkipLog, Skipped
+from secateur.speech.utterance import Utterance
+
+LONGEST_SECONDS = 30.0
+SHORTEST_SECONDS = 0.3
+HELD_HOURS = 12.0
+"""Of 16 kHz audio that is 1.4 GB."""
+
+_FULL_SCALE = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """An utterance, or a part of a long one; of ``samples`` if they are held, else to be read again."""
+
+    utterance: Utterance
+    seconds: float
+    samples: npt.NDArray[np.int16] | None = None
+
+
+class SpeechPool:
+    """Utterances of a corpus that can be heard in any order, those of long recordings piece by piece.
+
+    An utterance that is not held, and that can no longer be read when it is wanted, is counted as skipped and from then on
+    is silence without words: a long run does not end for it, and batches stay what they were planned to be.
+
+    Attributes:
+        seconds: lengths, float64 [utterances].
+        sample_rate: of the waveforms, in Hz.
+        skips: counts what could not be read.
+    """
+
+    def __init__(self, pieces: list[_Piece], sample_rate: int, skips: SkipLog) -> None:
+        self._pieces = pieces
+        self._silent: set[int] = set()
+        self.seconds: npt.NDArray[np.float64] = np.array(
+            [piece.seconds for piece in pieces], dtype=np.float64
+        )
+        self.sample_rate = sample_rate
+        self.skips = skips
+
+    @classmethod
+    def read(
+        cls,
+        corpus: Corpus,
+        sample_rate: int,
+        *,
+        skips: SkipLog,
+        longest_seconds: float = LONGEST_SECONDS,
+        held_hours: float = HELD_HOURS,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> SpeechPool:
+        """Read a corpus, in its order.
+
+        Args:
+            corpus: what to read, transcribed or not.
+            sample_rate: of the waveforms, in Hz.
+            skips: counts what was read, and what could not be; pieces of long recordings count by themselves.
+            longest_seconds: what is longer is cut into equal pieces, which have no text. What is shorter than
+                ``SHORTEST_SECONDS`` is left out.
+            held_hours: audio to hold decoded, in 16 bit. What comes after is read whenever it is wanted, and sounds
+                the same; its lengths are what headers and manifests say.
+            progress: called with the number of utterances and their seconds, after every few that were decoded.
+
+        Raises:
+            SecateurError: nothing, or too little, can be read, or all of it is too short.
+        """
+        if not (0 < longest_seconds < math.inf and held_hours >= 0):
+            raise SecateurError(
+                f"pieces of {longest_seconds:g} s of which {held_hours:g} hours are held make no pool: "
+                "give a finite length above 0, and hours of 0 or more"
+            )
+        entries = _cut(corpus, longest_seconds)
+        heard: list[tuple[int, _Piece]] = []
+        held = _first(entries, held_hours * 3600)
+        for batch in read_batches(Corpus(lambda: held), sample_rate, BATCH_SECONDS, skips=skips):
+            for position, utterance, wave in zip(
+                batch.positions, batch.utterances, batch.waveforms, strict=True
+            ):
+                heard.append((position, _Piece(utterance, len(wave) / sample_rate, _quantised(wave))))
+            if progress is not None:
+                progress(len(batch.waveforms), sum(map(len, batch.waveforms)) / sample_rate)
+        pieces = [piece for _, piece in sorted(heard, key=lambda item: item[0])]
+        for entry in entries:
+            if isinstance(entry, Skipped):
+                skips.skip(entry)
+            else:
+                skips.count()
+                pieces.append(entry)
+        pieces = [piece for piece in pieces if piece.seconds >= SHORTEST_SECONDS]
+        if not pieces:
+            raise SecateurError(
+                f"there is no speech of {SHORTEST_SECONDS:g} s or more ({skips.summary()}): give longer utterances"
+            )
+        return cls(pieces, sample_rate, skips)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def waveform(self, index: int) -> Waveform:
+        """Audio of an utterance, float32 [samples].
+
+        Raises:
+            SecateurError: it cannot be read, and ``skips`` allows no more of that.
+        """
+        piece = self._pieces[index]
+        samples = piece.samples if piece.samples is not None else self._read(index)
+        wave: Waveform = samples.astype(np.float32) / np.float32(_FULL_SCALE)
+        return wave
+
+    def text(self, index: int) -> str | None:
+        """What is said in it, if that is known."""
+        return None if index in self._silent else self._pieces[index].utterance.text
+
+    def _read(self, index: int) -> npt.NDArray[np.int16]:
+        utterance = self._pieces[index].utterance
+        if index not in self._silent:
+            try:
+                return _quantised(
+                    read_audio(
+                        utterance.path,
+                        self.sample_rate,
+                        offset=utterance.offset,
+                        duration=utterance.duration,
+                    )
+                )
+            except SecateurError as error:
+                self._silent.add(index)
+                self.skips.skip(Skipped(utterance.id, str(error)))
+        return np.zeros(round(self._pieces[index].seconds * self.sample_rate), dtype=np.int16)
+
+
+def _cut(corpus: Corpus, longest_seconds: float) -> Iterator[_Piece | Skipped]:
+    """Utterances with their lengths, the long ones in equal pieces, without reading any audio.
+
+    They are cut before they are read, so that hours-long recordings are never in memory as a whole.
+    """
+    for entry in corpus.entries():
+        if isinstance(entry, Skipped):
+            yield entry
+            continue
+        seconds = entry.duration
+        if seconds is None or seconds > longest_seconds:
+            try:
+                left = audio_seconds(entry.path) - entry.offset
+            except SecateurError as error:
+                yield Skipped(entry.id, str(error))
+                continue
+            seconds = left if seconds is None else min(seconds, left)
+        count = math.ceil(seconds / longest_seconds)
+        if count <= 1:
+            yield _Piece(entry, seconds)
+            continue
+        each = seconds / count
+        for k in range(count):
+            name = f"{entry.id}[{k}]"
+            yield _Piece(
+                replace(entry, id=name, text=None, offset=entry.offset + k * each, duration=each), each
+            )
+
+
+def _first(entries: Iterator[_Piece | Skipped], seconds: float) -> Iterator[Utterance | Skipped]:
+    """Take entries until there are as many seconds, and at least one."""
+    for entry in entries:
+        if isinstance(entry, Skipped):
+            yield entry
+            continue
+        yield entry.utterance
+        seconds -= entry.seconds
+        if seconds <= 0:
+            return
+
+
+def _quantised(wave: Waveform) -> npt.NDArray[np.int16]:
+    return np.clip(np.rint(wave * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
