@@ -1,0 +1,1 @@
+"""Training: the speech that a model hears, and the loop around its steps."""

@@ -1,0 +1,273 @@
+"""Batches for training, without end: which speech when, augmented and prepared ahead by a thread."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from queue import Queue
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from secateur.errors import SecateurError
+from secateur.speech.audio import Waveform
+from secateur.speech.augmentation import Augmentation, change_speed
+from secateur.speech.batching import BATCH_SECONDS
+from secateur.speech.pool import SpeechPool
+
+# Batches whose utterances are sorted by length together: enough of them that little is padding, few enough that what
+# is heard one after the other stays mixed.
+_WINDOW_BATCHES = 20
+# Batches that wait; one more is in the making. A slow file or a long utterance is absorbed, and memory is not.
+_AHEAD = 2
+# What random numbers of an epoch and of a step are drawn for, so that no epoch shares its numbers with a step.
+_EPOCH, _STEP = 0, 1
+
+
+@dataclass
+class Batch:
+    """What one step of training hears.
+
+    Attributes:
+        step: which batch it is, from 0.
+        inputs: what ``Recognizer.prepare`` gives, with parts hidden: features [B, T, M] or samples [B, T], and
+            attention_mask [B, T].
+        texts: transcripts, None where there are none, [B].
+        seconds: audio in it, as it is heard, in seconds; padding not counted.
+    """
+
+    step: int
+    inputs: dict[str, Tensor]
+    texts: list[str | None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What is heard in one breath: an utterance, or two.
+
+    Attributes:
+        parts: which utterances of the pool, and how many times as fast each is spoken.
+        seconds: its length at those speeds.
+    """
+
+    parts: tuple[tuple[int, float], ...]
+    seconds: float
+
+
+class Feed:
+    """Endless batches of augmented speech, an iterator and a context manager.
+
+    Batch k depends on the pool, the settings, the seed and k alone, so that a run that goes on at step k hears what it would
+    have heard. Every epoch hears every utterance once, in an order of its own. A thread prepares batches ahead until
+    the feed is closed; what goes wrong in it is raised where its batch was asked for.
+
+    Args:
+        pool: the speech.
+        prepare: from waveforms to a model's inputs: ``Recognizer.prepare``.
+        sample_rate: of the pool's waveforms, in Hz.
+        batch_seconds: bound on a batch's padded size at the speeds it is heard at, its stretches times its longest,
+            in seconds of audio. An utterance that is longer alone is a batch of its own.
+        augmentation: what is done to the audio.
+        seed: of the order and of the augmentation, 0 or more.
+        start: the first step.
+        alone: one stretch a batch, for models that cannot hear several lengths at once.
+
+    Attributes:
+        waited: how long batches have been waited for so far, in seconds.
+
+    Raises:
+        SecateurError: the bound, the seed or the start is out of its range.
+    """
+
+    def __init__(
+        self,
+        pool: SpeechPool,
+        prepare: Callable[[Sequence[Waveform]], dict[str, Tensor]],
+        *,
+        sample_rate: int,
+        batch_seconds: float = BATCH_SECONDS,
+        augmentation: Augmentation,
+        seed: int,
+        start: int = 0,
+        alone: bool = False,
+    ) -> None:
+        if not (0 < batch_seconds < math.inf and seed >= 0 and start >= 0):
+            raise SecateurError(
+                f"batches of {batch_seconds:g} s from step {start} on with seed {seed} cannot be made: "
+                "give a finite length above 0, and a step and a seed of 0 or more"
+            )
+        self.waited = 0.0
+        self._pool = pool
+        self._prepare = prepare
+        self._sample_rate = sample_rate
+        self._batch_seconds = batch_seconds
+        self._augmentation = augmentation
+        self._seed = seed
+        self._start = start
+        self._alone = alone
+        self._ready: Queue[Batch | BaseException] = Queue(_AHEAD)
+        self._closed = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="secateur-feed", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed.is_set():
+            raise StopIteration
+        if self._failure is None:
+            asked = perf_counter()
+            ready = self._ready.get()
+            self.waited += perf_counter() - asked
+            if isinstance(ready, Batch):
+                return ready
+            self._failure = ready
+        raise self._failure
+
+    def close(self) -> None:
+        """End the thread, after the batch that it is preparing; there are no batches afterwards."""
+        self._closed.set()
+        # Whoever waits for room finds it, puts one batch and sees that the feed is closed.
+        while not self._ready.empty():
+            self._ready.get()
+        self._thread.join()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        try:
+            for step, stretches in enumerate(self._plan()):
+                if step >= self._start and not self._closed.is_set():
+                    self._ready.put(self._batch(step, stretches))
+                if self._closed.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised where the batch would have come
+            self._ready.put(error)
+
+    def _plan(self) -> Iterator[list[Stretch]]:
+        for epoch in count():
+            yield from epoch_batches(
+                self._pool.seconds,
+                epoch,
+                batch_seconds=self._batch_seconds,
+                augmentation=self._augmentation,
+                seed=self._seed,
+                alone=self._alone,
+            )
+
+    def _batch(self, step: int, stretches: list[Stretch]) -> Batch:
+        rng = np.random.default_rng([self._seed, _STEP, step])
+        waves = [
+            self._augmentation.disturb(self._spoken(stretch), self._sample_rate, rng) for stretch in stretches
+        ]
+        inputs = self._prepare(waves)
+        real = inputs["attention_mask"]
+        hidden = {
+            name: tensor if tensor is real else self._augmentation.hide(tensor, real, rng)
+            for name, tensor in inputs.items()
+        }
+        seconds = sum(map(len, waves)) / self._sample_rate
+        return Batch(step, hidden, [self._text(stretch) for stretch in stretches], seconds)
+
+    def _spoken(self, stretch: Stretch) -> Waveform:
+        waves = [change_speed(self._pool.waveform(index), factor) for index, factor in stretch.parts]
+        return waves[0] if len(waves) == 1 else np.concatenate(waves)
+
+    def _text(self, stretch: Stretch) -> str | None:
+        texts = [text for index, _ in stretch.parts if (text := self._pool.text(index)) is not None]
+        return " ".join(filter(None, texts)) if len(texts) == len(stretch.parts) else None
+
+
+def epoch_batches(
+    seconds: npt.NDArray[np.float64],
+    epoch: int,
+    *,
+    batch_seconds: float,
+    augmentation: Augmentation,
+    seed: int,
+    alone: bool = False,
+) -> list[list[Stretch]]:
+    """Which utterances of a pool are heard together in an epoch, and when.
+
+    Speeds and splices are drawn here, before utterances are packed, so that batches keep their bound.
+
+    Args:
+        seconds: lengths of the utterances, [utterances].
+        epoch: from 0.
+        batch_seconds: bound on the padded size of a batch, see `Feed`.
+        augmentation: draws speeds and splices.
+        seed: of the order.
+        alone: one stretch a batch.
+    """
+    rng = np.random.default_rng([seed, _EPOCH, epoch])
+    batches: list[list[Stretch]] = []
+    for window in _windows(_stretches(seconds, batch_seconds, augmentation, rng), batch_seconds):
+        packed = _packed(window, 0.0 if alone else batch_seconds)
+        batches += [packed[i] for i in rng.permutation(len(packed))]
+    return batches
+
+
+def _stretches(
+    seconds: npt.NDArray[np.float64],
+    batch_seconds: float,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> list[Stretch]:
+    """All utterances in random order, at their speeds; two are joined where a batch holds both, and no longer than the longest."""
+    lengths = seconds.tolist()
+    longest = min(batch_seconds, max(lengths))
+    stretches: list[Stretch] = []
+    open_end = False
+    for index in rng.permutation(len(seconds)).tolist():
+        factor = augmentation.draw_speed(rng)
+        # Slower speech must not outgrow a batch that held it.
+        if lengths[index] / factor > batch_seconds:
+            factor = 1.0
+        this = Stretch(((index, factor),), lengths[index] / factor)
+        if open_end and stretches[-1].seconds + this.seconds <= longest:
+            last = stretches[-1]
+            stretches[-1] = Stretch(last.parts + this.parts, last.seconds + this.seconds)
+            open_end = False
+        else:
+            stretches.append(this)
+            open_end = augmentation.draw_splice(rng)
+    return stretches
+
+
+def _windows(stretches: list[Stretch], batch_seconds: float) -> Iterator[list[Stretch]]:
+    window: list[Stretch] = []
+    held = 0.0
+    for stretch in stretches:
+        window.append(stretch)
+        held += stretch.seconds
+        if held >= _WINDOW_BATCHES * batch_seconds:
+            yield window
+            window, held = [], 0.0
+    if window:
+        yield window
+
+
+def _packed(window: list[Stretch], bound: float) -> list[list[Stretch]]:
+    """Batches of at most ``bound`` seconds when padded; of one stretch where that alone is longer."""
+    window = sorted(window, key=lambda stretch: -stretch.seconds)
+    batches = []
+    while window:
+        size = max(1, int(bound / window[0].seconds))
+        batches.append(window[:size])
+        window = window[size:]
+    return batches
