@@ -1,0 +1,147 @@
+"""Gates that learn which units stay: hard concrete random variables, one for each unit of a model's groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.structure.groups import Groups
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+"""Temperature and ends of the stretched interval, as in Louizos et al. 2018 (arXiv 1712.01312)."""
+
+OPEN = 0.99
+"""Probability that a gate is open to begin with: DPHuBERT's (arXiv 2305.17651) for heads and channels."""
+
+RANGE = 5.0
+"""How far the log odds of being open may go, either way: to .67 % and 99.33 %, from where a gate still comes back.
+
+The range is the same on both sides, so that what the closed gates of a halved model are still expected to cost is what
+the open ones are expected to save.
+"""
+
+_SHIFT = BETA * math.log(-GAMMA / ZETA)  # log alpha - _SHIFT are the log odds of being open
+
+
+class Gates(nn.Module):
+    """A hard concrete gate for every unit of some groups (Louizos et al. 2018, arXiv 1712.01312).
+
+    With u uniform in (0, 1) and a learned log alpha for each gate,
+
+        s = sigmoid((log u - log(1 - u) + log alpha) / beta)
+        z = clip(s (zeta - gamma) + gamma, 0, 1)
+        P(z != 0) = sigmoid(log alpha - beta log(-gamma / zeta))
+
+    so that z is 0 or 1 most of the time, and differentiable in log alpha in between.
+
+    >>> gates = Gates(groups)
+    >>> optimizer = torch.optim.Adam(gates.parameter_groups(fine_rate=0.02, coarse_rate=0.005))
+    >>> with masked(model, groups, gates.sample(generator)):
+    ...     loss = distil(model(**inputs)) + constraints.term(cost.of(gates.expected_counts())[None] / cost.dense)
+
+    All gates lie in two flat parameters, which makes a step a handful of tensor operations: ``fine`` has those of units,
+    ``coarse`` those of whole modules and layers, on which more depends and which therefore learn more slowly.
+
+    Args:
+        groups: of the model.
+        names: the groups whose units have a gate; by default all.
+        open_probability: P(z != 0) to begin with: of all gates, or by group that of each unit, [size]. Groups that are
+            not listed begin at `OPEN`.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        names: Iterable[str] | None = None,
+        open_probability: float | Mapping[str, Tensor] = OPEN,
+    ) -> None:
+        super().__init__()
+        chosen = set(groups if names is None else names)
+        whole = groups.layers.keys() | groups.branches.keys()
+        fine = [name for name in groups if name in chosen and name not in whole]
+        coarse = [name for name in groups if name in chosen and name in whole]
+        self.sizes = {name: groups[name].size for name in (*fine, *coarse)}
+        given = open_probability if isinstance(open_probability, Mapping) else {}
+        default = OPEN if isinstance(open_probability, Mapping) else open_probability
+        start = {
+            name: torch.as_tensor(given.get(name, default), dtype=torch.float32).expand(size)
+            for name, size in self.sizes.items()
+        }
+        self.fine = nn.Parameter(self.probability_to_log_alpha(_joined(start[name] for name in fine)))
+        self.coarse = nn.Parameter(self.probability_to_log_alpha(_joined(start[name] for name in coarse)))
+
+        rows = {name: row for row, name in enumerate(groups)}
+        gated = torch.tensor([rows[name] for name, size in self.sizes.items() for _ in range(size)]).long()
+        whole_counts = [0 if name in self.sizes else group.size for name, group in groups.items()]
+        self.register_buffer("_row", gated, persistent=False)
+        self.register_buffer("_ungated", torch.tensor(whole_counts, dtype=torch.double), persistent=False)
+
+    @staticmethod
+    def probability_to_log_alpha(p: Tensor) -> Tensor:
+        """The log alpha at which P(z != 0) = p, held within `RANGE`."""
+        return torch.logit(p).clamp(-RANGE, RANGE) + _SHIFT
+
+    def log_alpha(self) -> dict[str, Tensor]:
+        """By group, [size]."""
+        return self._by_group(self._flat())
+
+    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Masks by group, [size]: one draw, differentiable in the gates. The numbers come from ``generator``, on its device."""
+        flat = self._flat()
+        u = torch.rand(len(flat), generator=generator, device=generator.device).to(flat.device)
+        return self._by_group(_stretched(torch.logit(u, eps=1e-6) + flat))
+
+    def deterministic(self) -> dict[str, Tensor]:
+        """Masks by group, [size]: the median draw, which is 0 where a gate is more often closed than not.
+
+        (Louizos et al. put sigmoid(log alpha), without beta, in the place of s.)
+        """
+        return self._by_group(_stretched(self._flat()))
+
+    def keep(self) -> dict[str, Tensor]:
+        """P(z != 0) by group, [size], differentiable; a unit also needs the module and the layer that it is in."""
+        return self._by_group(self._open_probability())
+
+    def expected_counts(self) -> Tensor:
+        """How many units of each group are open, [groups], float64 and differentiable, as `Cost.of` takes them.
+
+        Equal to ``expected_counts(groups, gates.keep())`` of `secateur.structure.cost`, in one operation for all groups.
+        """
+        ungated, row = self.get_buffer("_ungated"), self.get_buffer("_row")
+        return ungated.index_add(0, row, self._open_probability().double())
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Hold log alpha within `RANGE`; to be called after every step."""
+        for parameter in self.parameters():
+            parameter.clamp_(_SHIFT - RANGE, _SHIFT + RANGE)
+
+    def parameter_groups(self, fine_rate: float, coarse_rate: float) -> list[dict[str, Any]]:
+        """What an optimiser takes: each kind of gate with its learning rate, without weight decay."""
+        rates = {"fine": fine_rate, "coarse": coarse_rate}
+        return [
+            {"params": [parameter], "lr": rates[name], "weight_decay": 0.0}
+            for name, parameter in self.named_parameters()
+            if parameter.numel()
+        ]
+
+    def _flat(self) -> Tensor:
+        return torch.cat([self.fine, self.coarse])
+
+    def _open_probability(self) -> Tensor:
+        return torch.sigmoid(self._flat() - _SHIFT)
+
+    def _by_group(self, flat: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.sizes, torch.split(flat, list(self.sizes.values())), strict=True))
+
+
+def _stretched(logits: Tensor) -> Tensor:
+    return (torch.sigmoid(logits / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0.0, 1.0)
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.empty(0), *parts])
