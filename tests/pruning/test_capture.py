@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.pruning.capture import capture
+from secateur.pruning.capture import answering, capture
 
 
 class Scale(nn.Module):
@@ -79,3 +79,14 @@ def test_nothing_stays_hooked_however_it_ends(tap: str, fail: bool) -> None:
     else:
         capture(chain, call, taps)
     assert hooks(chain) == hooks(taps["seen"][0]) == 0
+
+
+def test_within_the_context_a_known_answer_stands_in_for_a_module() -> None:
+    chain, x = Chain(), torch.ones(2)
+    with answering({chain.second: (x * 10, None)}):
+        assert chain(x).tolist() == [10.0, 10.0]
+        assert chain.second.runs == 0
+    assert chain(x).tolist() == [6.0, 6.0]
+    with pytest.raises(ZeroDivisionError), answering({chain.first: (x, None)}):
+        chain(x, fail=True)
+    assert chain(x).tolist() == [6.0, 6.0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,15 @@ import secateur
 from secateur.errors import SecateurError
 from secateur.pruning import reconstruction
 from secateur.pruning.capture import capture
-from secateur.pruning.reconstruction import Inputs, front_lengths, reconstruct
+from secateur.pruning.reconstruction import (
+    Inputs,
+    consumer_of,
+    front_lengths,
+    outputs,
+    reconstruct,
+    windows,
+)
+from secateur.pruning.regression import Regression
 from secateur.recognizer import Recognizer
 from secateur.speech.corpus import open_corpus
 from secateur.speech.sampling import sample_batches
@@ -25,6 +34,7 @@ from secateur.structure.axes import kept_positions
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from secateur.structure.surgery import Constant
 
 MakeRecognizer = Callable[..., Recognizer]
 
@@ -110,6 +120,88 @@ def double_units(model: PreTrainedModel, groups: Groups, names: Sequence[str]) -
     return PruningPlan.keep(groups, half)
 
 
+@torch.no_grad()
+def refit_by_definition(
+    student: PreTrainedModel, teacher: PreTrainedModel, plan: PruningPlan, batches: Sequence[Inputs]
+) -> None:
+    """For every module in turn, both models are run from the audio on."""
+    groups = find_groups(teacher, width="width" in plan.kept)
+    kept = plan.resolved(groups).kept
+    layers = groups.family.layers
+    stay = [path for name, path in groups.layers.items() if kept.get(name, (0,))]
+    moved = {f"{path}.": f"{layers}.{index}." for index, path in enumerate(stay)}
+    sites = [
+        site.module for name in kept if name != "width" for site in groups[name].sites if site.side == "input"
+    ]
+    branches = {branch.path: branch for branch in groups.branches.values()}
+    for path, _ in list(teacher.named_modules()):
+        if path in sites and not path.startswith(layers):
+            taught, module = teacher.get_submodule(path), student.get_submodule(path)
+            regression = Regression(module, reconstruction.RIDGE)
+            channels = kept_positions(groups.tensors[f"{path}.weight"].dims[0], kept)
+            for batch in batches:
+                x = windows(module, capture(student, batch, {"x": (module, "input")})["x"])
+                y = outputs(taught, capture(teacher, batch, {"y": (taught, "output")})["y"])
+                y = y if channels is None else y[..., channels]
+                for row, length in enumerate(front_lengths(teacher, batch, taught)):
+                    one = x[row, :length].reshape(-1, module.weight[0].numel())
+                    regression.add(one, y[row, :length].flatten(0, -2))
+            regression.solve()
+        home = next((home for home in moved if path.startswith(home)), None)
+        if path not in branches or home is None:
+            continue
+        branch = branches[path]
+        own = path.replace(home, moved[home])
+        tap = consumer = student.get_submodule(own)
+        if next(consumer.parameters(), None) is None:
+            continue
+        taught = teacher.get_submodule(consumer_of(groups, branch))
+        if not isinstance(consumer, Constant):
+            consumer = student.get_submodule(consumer_of(groups, branch).replace(home, moved[home]))
+            tap = student.get_submodule((branch.norm or path).replace(home, moved[home]))
+        regression = Regression(consumer, reconstruction.RIDGE)
+        for batch in batches:
+            seen = capture(student, batch, {"stream": (tap, "input"), "x": (consumer, "input")})
+            above = teacher.get_submodule(branch.norm or path)
+            aim = capture(teacher, batch, {"stream": (above, "input"), "y": (taught, "output")})
+            target = outputs(taught, aim["y"]) + aim["stream"] / branch.scale
+            target = target[..., kept.get("width", range(target.shape[-1]))] - seen["stream"] / branch.scale
+            x = windows(consumer, seen["x"]).flatten(2)
+            for row, length in enumerate(front_lengths(teacher, batch)):
+                regression.add(x[row, :length], target[row, :length])
+        regression.solve()
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *itertools.product(FAMILIES, ["units", "modules and layers", "pruned before"]),
+        ("conformer", "width"),
+        ("conformer, separable", "width"),
+    ],
+)
+def test_it_does_what_its_definition_says(
+    make: MakeRecognizer, family: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruction, "ROWS_PER_INPUT", 10**9)
+    recognizer = make(family, layers=3)
+    teacher, batches = recognizer.model, speech(recognizer)
+    first, *_, last = [name for name in find_groups(teacher).branches if name.startswith("layers.1.")]
+    if kind == "pruned before":
+        bare = {f"layers.0.{last.split('.')[-1]}.units": [], first: []}
+        teacher = slice_model(teacher, PruningPlan.keep(find_groups(teacher), bare))
+    groups = find_groups(teacher, width=kind == "width")
+    kept = dict(random_plan(groups, 3).kept)
+    if kind == "modules and layers":
+        kept |= {"layers.0": [], first: [], f"layers.2.{last.split('.')[-1]}.units": []}
+    plan = PruningPlan.keep(groups, kept)
+    student, expected = slice_model(teacher, plan), slice_model(teacher, plan)
+    reconstruct(student, teacher, plan, batches)
+    refit_by_definition(expected, teacher, plan, batches)
+    for (name, one), other in zip(student.named_parameters(), expected.parameters(), strict=True):
+        assert (one - other).abs().max() < 1e-8 * max(1, other.abs().max()), name
+
+
 @in_every_family
 def test_a_plan_that_removes_nothing_leaves_the_logits(make: MakeRecognizer, family: str) -> None:
     recognizer = make(family)
@@ -184,7 +276,7 @@ def test_real_frames_are_those_that_an_utterance_has_alone(
     waves = [noise(recognizer, count, seed) for seed, count in enumerate(frames)]
     together, alone = recognizer.prepare(waves), [recognizer.prepare([wave]) for wave in waves]
     lengths = front_lengths(model, together).tolist()
-    assert lengths == recognizer._lengths(together["attention_mask"].sum(-1)).tolist()
+    assert lengths == recognizer.logits(waves)[1].tolist()
     assert lengths == [model(**single).logits.shape[1] for single in alone]
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -291,8 +383,23 @@ def test_the_teacher_and_the_modes_of_both_stay_as_they_were(make: MakeRecognize
     teacher.train(not training)
     reconstruct(student, teacher, plan, batches)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(tensor.is_contiguous() for tensor in teacher.parameters())
     assert all(module.training == training for module in student.modules())
     assert all(module.training != training for module in teacher.modules())
+
+
+@in_every_family
+def test_the_model_can_be_trained_afterwards(make: MakeRecognizer, family: str) -> None:
+    recognizer = make(family)
+    teacher, batches = recognizer.model, speech(recognizer)
+    plan = random_plan(find_groups(teacher), 0)
+    student = slice_model(teacher, plan)
+    reconstruct(student, teacher, plan, batches)
+    student(**batches[0]).logits.square().sum().backward()
+    assert all(
+        parameter.is_contiguous() and not parameter.is_inference() for parameter in student.parameters()
+    )
+    assert sum(parameter.grad is not None for parameter in student.parameters()) > 10
 
 
 def test_progress_rises_to_one(make: MakeRecognizer) -> None:

@@ -1,9 +1,9 @@
-"""See what passes through a module in a forward pass, and stop the pass there."""
+"""See what passes through a module in a forward pass and stop the pass there; or let a known answer stand in for one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from torch import nn
@@ -38,7 +38,7 @@ def capture(
 
     def attach(name: str, tapped: nn.Module, side: Side) -> RemovableHandle:
         def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            note(name, output[0] if isinstance(output, tuple) else output)
+            note(name, first_of(output))
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             note(name, (args, kwargs) if side == "call" else args[0] if args else kwargs["hidden_states"])
@@ -56,3 +56,18 @@ def capture(
             return seen
     missing = ", ".join(name for name in taps if name not in seen)
     raise RuntimeError(f"the forward pass did not reach {missing}")
+
+
+def first_of(output: Any) -> Any:
+    """Of a module's output, the tensor that counts: of several the first."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def answering(answers: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Within the context these modules do no work: each gives its answer to every call."""
+    with ExitStack() as stack:
+        for module, answer in answers.items():
+            vars(module)["forward"] = lambda *_, answer=answer, **__: answer
+            stack.callback(vars(module).pop, "forward")
+        yield

@@ -10,7 +10,7 @@ is what brings the pruned model's stream back to the unpruned one's:
 
     target = y_teacher + (stream_teacher - stream_student) / scale.
 
-Only one layer's inputs and statistics are held beside the two streams. No transcripts and no gradients are needed.
+Of one layer at a time, the targets or outputs of all modules and the inputs of one consumer are held beside the two streams. No transcripts and no gradients are needed.
 Reconstruction of pruned layers by least squares goes back to channel pruning (He et al. 2017, arXiv 1707.06168).
 """
 
@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
-from secateur.pruning.capture import Side, capture
+from secateur.pruning.capture import Side, answering, capture, first_of
 from secateur.pruning.regression import Regression
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import BranchLayout, Groups, find_groups
@@ -70,7 +70,8 @@ def reconstruct(
     """
     if not batches:
         raise SecateurError("there is no audio to reconstruct on: give at least a few minutes of speech")
-    Reconstruction(student, teacher, plan, batches, ridge, seed).run(progress or float)
+    with at_work(student), at_work(teacher), torch.inference_mode():
+        Reconstruction(student, teacher, plan, batches, ridge, seed).run(progress or float)
 
 
 class Reconstruction:
@@ -100,21 +101,24 @@ class Reconstruction:
         self.teacher_stream: list[Tensor] = []
 
     def run(self, progress: Callable[[float], object]) -> None:
-        with evaluating(self.student), evaluating(self.teacher):
-            front = self._front_consumers()
-            steps = len(front) + len(self.groups.layers)
-            for done, path in enumerate(front, start=1):
-                self._refit_front(path)
-                progress(done / steps)
-            self._enter_layers()
-            survivors = iter(self.student.get_submodule(self.groups.family.layers))
-            for done, (name, path) in enumerate(self.groups.layers.items(), start=len(front) + 1):
-                teacher_layer = self.teacher.get_submodule(path)
-                if self.kept.get(name, (0,)):
-                    self._refit_layer(path, next(survivors), teacher_layer)
-                else:
-                    self.teacher_stream = self._advance(teacher_layer, self.teacher_stream)
-                progress(done / steps)
+        front = self._front_consumers()
+        steps = len(front) + len(self.groups.layers)
+        taught = self._hear_teacher(front)
+        for done, path in enumerate(front, start=1):
+            self._refit_front(path, taught.pop(path))
+            progress(done / steps)
+        self._hear_student()
+        survivors = iter(self.student.get_submodule(self.groups.family.layers))
+        for done, (name, path) in enumerate(self.groups.layers.items(), start=len(front) + 1):
+            teacher_layer = self.teacher.get_submodule(path)
+            if self.kept.get(name, (0,)):
+                self._refit_layer(path, next(survivors), teacher_layer)
+            else:
+                self.teacher_stream = [
+                    teacher_layer(x, *args, **kwargs)
+                    for x, (args, kwargs) in zip(self.teacher_stream, self.calls, strict=True)
+                ]
+            progress(done / steps)
 
     def _front_consumers(self) -> list[str]:
         """Modules before the layers whose inputs lost units, in the order of computation."""
@@ -127,22 +131,36 @@ class Reconstruction:
         }
         return [path for path, _ in self.teacher.named_modules() if path in modules]
 
-    def _refit_front(self, path: str) -> None:
-        """Bring the output of a module of the front-end back to what the teacher's is, on the channels that stay."""
-        module, taught = self.student.get_submodule(path), self.teacher.get_submodule(path)
-        channels = kept_positions(self.groups.tensors[f"{path}.weight"].dims[0], self.kept)
-        wanted = ROWS_PER_INPUT * self.student.get_parameter(f"{path}.weight")[0].numel()
-        lengths = [front_lengths(self.student, batch, module) for batch in self.batches]
-        frames = sum(int(each.sum()) for each in lengths)
-        regression = Regression(module, self.ridge)
-        for batch, length in zip(self.batches, lengths, strict=True):
-            x = windows(module, capture(self.student, batch, {"x": (module, "input")})["x"])
-            y = outputs(taught, capture(self.teacher, batch, {"y": (taught, "output")})["y"])
-            y = y if channels is None else y.index_select(-1, channels.to(y.device))
-            share = wanted / (frames * y[0, 0, ..., 0].numel())
-            rows = self._draw(y.shape[:-1], length, share)
-            regression.add(x[rows].flatten(1), y[rows])
-        regression.solve()
+    def _hear_teacher(self, front: Sequence[str]) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Bring the teacher's stream to the first layer.
+
+        Returns:
+            For modules of the front-end, for each batch, positions drawn (true in [batch, frames, (frequencies)]) and what
+            the teacher's module puts out there, [positions, channels that stay].
+        """
+        modules = {path: self.teacher.get_submodule(path) for path in front}
+        lengths = {
+            path: [front_lengths(self.teacher, batch, module) for batch in self.batches]
+            for path, module in modules.items()
+        }
+        taught: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in front}
+        first = self.teacher.get_submodule(f"{self.groups.family.layers}.0")
+        taps: dict[str, tuple[nn.Module, Side]] = {
+            path: (module, "output") for path, module in modules.items()
+        }
+        for index, batch in enumerate(self.batches):
+            seen = capture(self.teacher, batch, {**taps, "stream": (first, "input")})
+            self.teacher_stream.append(seen["stream"])
+            for path, module in modules.items():
+                y = outputs(module, seen[path])
+                channels = kept_positions(self.groups.tensors[f"{path}.weight"].dims[0], self.kept)
+                wanted = ROWS_PER_INPUT * self.student.get_parameter(f"{path}.weight")[0].numel()
+                frames = sum(int(each.sum()) for each in lengths[path])
+                share = wanted / (frames * y[0, 0, ..., 0].numel())
+                rows = self._draw(y.shape[:-1], lengths[path][index], share)
+                y = y[rows]
+                taught[path].append((rows, y if channels is None else y[:, channels]))
+        return taught
 
     def _draw(self, shape: Sequence[int], lengths: Tensor, share: float) -> Tensor:
         """A share of the positions that are no padding: [batch, frames, (frequencies)]."""
@@ -150,27 +168,35 @@ class Reconstruction:
         real = real.reshape(*real.shape, *[1] * (len(shape) - 2))
         return real & (torch.rand(shape, generator=self.generator) < share).to(real.device)
 
-    def _enter_layers(self) -> None:
-        """Both streams at the first layer, and what else the layers are called with."""
-        for model, stream in ((self.student, self.student_stream), (self.teacher, self.teacher_stream)):
-            first = next(model.get_submodule(self.groups.family.layers).children())
-            for batch in self.batches:
-                args, kwargs = capture(model, batch, {"call": (first, "call")})["call"]
-                stream.append(args[0] if args else kwargs["hidden_states"])
-                if model is self.student:
-                    rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-                    self.calls.append((args[1:], rest))
-                    self.frames.append(frame_mask(front_lengths(model, batch), stream[-1].shape[1]))
+    def _refit_front(self, path: str, taught: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Bring the output of a module of the front-end back to what the teacher's is, on the channels that stay."""
+        module = self.student.get_submodule(path)
+        regression = Regression(module, self.ridge)
+        for batch, (rows, y) in zip(self.batches, taught, strict=True):
+            x = windows(module, capture(self.student, batch, {"x": (module, "input")})["x"])
+            regression.add(x[rows].flatten(1), y)
+        regression.solve()
 
-    def _advance(self, layer: nn.Module, stream: Sequence[Tensor]) -> list[Tensor]:
-        return [layer(x, *args, **kwargs) for x, (args, kwargs) in zip(stream, self.calls, strict=True)]
+    def _hear_student(self) -> None:
+        """Bring the student's stream to the first layer, and see what else the layers are called with."""
+        first = self.student.get_submodule(f"{self.groups.family.layers}.0")
+        for batch in self.batches:
+            args, kwargs = capture(self.student, batch, {"call": (first, "call")})["call"]
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            self.student_stream.append(args[0] if args else kwargs["hidden_states"])
+            self.calls.append((args[1:], rest))
+            lengths = front_lengths(self.student, batch)
+            self.frames.append(frame_mask(lengths, self.student_stream[-1].shape[1]))
 
     def _refit_layer(self, path: str, layer: nn.Module, teacher_layer: nn.Module) -> None:
-        """Refit the modules of one layer one after the other, then take both streams past it."""
+        """Refit the modules of one layer one after the other, and take both streams past it."""
         branches = [b for b in self.groups.branches.values() if b.path.startswith(f"{path}.")]
         order = [name for name, _ in teacher_layer.named_modules()]
         branches.sort(key=lambda branch: order.index(branch.path.removeprefix(f"{path}.")))
-        targets = self._targets(path, teacher_layer, branches)
+        targets = self._pass_teacher(path, teacher_layer, branches)
+        # What the modules refitted so far put out in each batch. With it, the layer itself leads to the next module,
+        # through its own sums and norms, and no module is run twice.
+        known: list[dict[nn.Module, Any]] = [{} for _ in self.batches]
         for branch in branches:
             module = layer.get_submodule(branch.path.removeprefix(f"{path}."))
             # A module that is gone has no bias to refit; one with a bias alone lost its norm, and reads the stream.
@@ -180,42 +206,63 @@ class Reconstruction:
                 if branch.norm:
                     tap = layer.get_submodule(branch.norm.removeprefix(f"{path}."))
             if next(module.parameters(), None) is not None:
-                self._refit_branch(layer, tap, consumer, targets[branch.path], branch.scale)
-        self.student_stream = self._advance(layer, self.student_stream)
-        self.teacher_stream = self._advance(teacher_layer, self.teacher_stream)
+                inputs = self._refit_branch(
+                    layer, tap, consumer, targets.pop(branch.path), branch.scale, known
+                )
+                for answers, x in zip(known, inputs, strict=True):
+                    y = outputs(consumer, first_of(consumer(x)))
+                    answers[module] = (y, None) if branch.pair else y
+        for index, ((args, kwargs), answers) in enumerate(zip(self.calls, known, strict=True)):
+            with answering(answers):
+                self.student_stream[index] = layer(self.student_stream[index], *args, **kwargs)
 
-    def _targets(
-        self, path: str, teacher_layer: nn.Module, branches: Sequence[BranchLayout]
+    def _pass_teacher(
+        self, path: str, layer: nn.Module, branches: Sequence[BranchLayout]
     ) -> dict[str, list[Tensor]]:
-        """For every branch, what the teacher's consumer puts out plus its stream / scale: [real frames, width]."""
-        taps: dict[str, tuple[nn.Module, Side]] = {}
+        """Take the teacher's stream past a layer.
+
+        Returns:
+            For every branch, what its consumer puts out plus its stream / scale, by batch: [batch, frames, width].
+        """
+        consumers = {b.path: self.teacher.get_submodule(consumer_of(self.groups, b)) for b in branches}
+        taps: dict[str, tuple[nn.Module, Side]] = {"past": (layer, "output")}
         for branch in branches:
             local = (branch.norm or branch.path).removeprefix(f"{path}.")
-            taps[f"stream {branch.path}"] = (teacher_layer.get_submodule(local), "input")
-            consumer = consumer_of(self.groups, branch)
-            taps[branch.path] = (self.teacher.get_submodule(consumer), "output")
+            taps[f"stream {branch.path}"] = (layer.get_submodule(local), "input")
+            taps[branch.path] = (consumers[branch.path], "output")
         targets: dict[str, list[Tensor]] = {branch.path: [] for branch in branches}
         width = self.kept.get("width")
-        for x, (args, kwargs), real in zip(self.teacher_stream, self.calls, self.frames, strict=True):
-            seen = capture(teacher_layer, kwargs, taps, x, *args)
+        for index, (args, kwargs) in enumerate(self.calls):
+            seen = capture(layer, kwargs, taps, self.teacher_stream[index], *args)
+            self.teacher_stream[index] = seen["past"]
             for branch in branches:
-                consumer = self.teacher.get_submodule(consumer_of(self.groups, branch))
-                y = outputs(consumer, seen[branch.path])[real]
-                target = y + seen[f"stream {branch.path}"][real] / branch.scale
-                targets[branch.path].append(target if width is None else target[:, width])
+                y = outputs(consumers[branch.path], seen[branch.path])
+                target = y + seen[f"stream {branch.path}"] / branch.scale
+                targets[branch.path].append(target if width is None else target[..., width])
         return targets
 
     def _refit_branch(
-        self, layer: nn.Module, tap: nn.Module, consumer: nn.Module, targets: Sequence[Tensor], scale: float
-    ) -> None:
+        self,
+        layer: nn.Module,
+        tap: nn.Module,
+        consumer: nn.Module,
+        targets: Sequence[Tensor],
+        scale: float,
+        known: Sequence[Mapping[nn.Module, Any]],
+    ) -> list[Tensor]:
+        """Refit the consumer of one branch; what it was given in each batch is returned."""
         regression = Regression(consumer, self.ridge)
-        for x, (args, kwargs), real, target in zip(
-            self.student_stream, self.calls, self.frames, targets, strict=True
-        ):
-            seen = capture(layer, kwargs, {"stream": (tap, "input"), "x": (consumer, "input")}, x, *args)
-            inputs = windows(consumer, seen["x"])[real].flatten(1)
-            regression.add(inputs, target - seen["stream"][real] / scale)
+        given = []
+        taps: dict[str, tuple[nn.Module, Side]] = {"stream": (tap, "input"), "x": (consumer, "input")}
+        for index, (args, kwargs) in enumerate(self.calls):
+            with answering(known[index]):
+                seen = capture(layer, kwargs, taps, self.student_stream[index], *args)
+            given.append(seen["x"])
+            real = self.frames[index]
+            y = (targets[index] - seen["stream"] / scale)[real]
+            regression.add(windows(consumer, seen["x"])[real].flatten(1), y)
         regression.solve()
+        return given
 
 
 def consumer_of(groups: Groups, branch: BranchLayout) -> str:
@@ -260,11 +307,13 @@ def outputs(module: nn.Module, y: Tensor) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the context: no dropout, fixed batch statistics."""
+def at_work(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the context, and the memory layout in which convolutions take half the time on a CPU."""
     training = model.training
     model.eval()
+    nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
     try:
         yield
     finally:
         model.train(training)
+        nn.utils.convert_conv2d_weight_memory_format(model, torch.contiguous_format)

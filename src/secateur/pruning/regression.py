@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from secateur.structure.surgery import Constant
 
+# Rows of the matrix of second moments that are summed at a time; of each only what is right of the diagonal.
+STRIP = 128
+
 
 class Regression:
     """Least squares for the weight and the bias of a layer, pulled towards the weight it has.
@@ -40,9 +43,14 @@ class Regression:
         if isinstance(self.module.bias, Tensor):
             # Seen from one of the frames, so that no digits are lost where the mean is large beside the variance.
             x, y = x - self._origin[0], y - self._origin[1]
-        products = [x.T @ x, x.T @ y, x.sum(0), y.sum(0)]
-        before = self._sums or [torch.zeros((), dtype=torch.double, device=x.device)] * len(products)
-        self._sums = [total + product.double() for total, product in zip(before, products, strict=True)]
+        inputs, outputs = x.shape[1], y.shape[1]
+        if not self._sums:
+            shapes = ((inputs, inputs), (inputs, outputs), (inputs,), (outputs,))
+            self._sums = [torch.zeros(shape, dtype=torch.double, device=x.device) for shape in shapes]
+        for start in range(0, inputs, STRIP):
+            self._sums[0][start : start + STRIP, start:] += x[:, start : start + STRIP].T @ x[:, start:]
+        for total, product in zip(self._sums[1:], (x.T @ y, x.sum(0), y.sum(0)), strict=True):
+            total += product
         self.count += len(x)
 
     def solve(self) -> None:
@@ -50,6 +58,7 @@ class Regression:
         if self._origin is None:
             return
         xx, xy, x, y = self._sums
+        xx = xx.triu() + xx.triu(1).T
         mean_x, mean_y = x / self.count, y / self.count
         bias = self.module.bias
         solution = xy
@@ -57,12 +66,12 @@ class Regression:
             weight = self.module.weight
             assert isinstance(weight, Tensor)
             if isinstance(bias, Tensor):
-                xx = xx - self.count * torch.outer(mean_x, mean_x)
-                xy = xy - self.count * torch.outer(mean_x, mean_y)
+                xx = xx.addr(x, mean_x, alpha=-1)
+                xy = xy.addr(x, mean_y, alpha=-1)
             # With inputs that never vary there is nothing to learn but the bias.
             pull = (self.ridge * xx.diagonal().mean()).clamp(min=torch.finfo(torch.float32).tiny)
-            system = xx + pull * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-            solution = torch.linalg.solve(system, xy + pull * weight.flatten(1).T)
+            xx.diagonal().add_(pull)
+            solution = torch.linalg.solve(xx, xy + pull * weight.flatten(1).T)
             weight.copy_(solution.T.reshape(weight.shape))
         if isinstance(bias, Tensor):
             bias.copy_(self._origin[1] + mean_y - (self._origin[0] + mean_x) @ solution)
