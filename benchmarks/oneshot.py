@@ -37,7 +37,9 @@ def settings_of(method: str, options: argparse.Namespace) -> OneShot:
 def prune_row(budget: str, method: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune, and measure on `valid`."""
     oneshot = settings_of(method, options)
-    settings = PruneSettings(str(model_file()), data=str(speech("fit")), keep=budget, oneshot=oneshot)
+    settings = PruneSettings(
+        str(model_file()), data=str(speech("fit")), keep=budget, method="oneshot", oneshot=oneshot
+    )
     pruned = prune(settings, folder)
     report = pruned.report
     return {

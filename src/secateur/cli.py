@@ -302,7 +302,11 @@ def transcribe(
 @click.option("--valid", metavar="DATA", help="Transcribed speech to measure before and after on.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
 @click.option(
-    "--method", type=click.Choice(["oneshot"]), default="oneshot", show_default=True, help="How to prune."
+    "--method",
+    type=click.Choice(["learned", "oneshot"]),
+    default="learned",
+    show_default=True,
+    help="How to prune.",
 )
 @click.option(
     "--score",

@@ -100,14 +100,15 @@ class Recognizer:
             return self._logits_one_by_one(waveforms)
         inputs = self.prepare(waveforms)
         logits: Tensor = self.model(**inputs).logits
-        return logits, self._lengths(inputs["attention_mask"].sum(-1))
+        return logits, self.output_lengths(inputs["attention_mask"].sum(-1))
 
     def _logits_one_by_one(self, waveforms: Sequence[Waveform]) -> tuple[Tensor, Tensor]:
         each = [self.logits([wave])[0][0] for wave in waveforms]
         lengths = torch.tensor([len(logits) for logits in each], device=self.model.device)
         return torch.nn.utils.rnn.pad_sequence(each, batch_first=True), lengths
 
-    def _lengths(self, input_lengths: Tensor) -> Tensor:
+    def output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """Output frames, [batch], for numbers of input frames or samples, [batch]."""
         model = self.model
         for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"):
             if hasattr(model, name):

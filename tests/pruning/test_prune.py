@@ -72,7 +72,16 @@ def settings(model: Path, speech: Path) -> Callable[..., PruneSettings]:
         keep: str = "params=60%", score: str = "magnitude", seed: int = 0, **others: object
     ) -> PruneSettings:
         minutes = OneShot(score=score, score_minutes=0.05, reconstruct_minutes=0.1, seed=seed)
-        return PruneSettings(**{"model": model, "data": speech, "keep": keep, "oneshot": minutes, **others})
+        return PruneSettings(
+            **{
+                "model": model,
+                "data": speech,
+                "keep": keep,
+                "oneshot": minutes,
+                "method": "oneshot",
+                **others,
+            }
+        )
 
     return settings
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
 from secateur.pruning.allocation import allocate
@@ -27,8 +29,13 @@ TEMPERATURE = 2.0
 SPEECH_WEIGHT = 5.0
 # Speech that shows which directions inside the heads matter.
 ROTATE_SECONDS = 120.0
-# With 0.3 of it too few dimensions stay (docs/notes/oneshot.md).
-WIDTH_HARM = 3.0
+# Of the harm that its share of the logits' energy ascribes to a dimension of a head (docs/notes/oneshot.md).
+WIDTH_HARM = 1.0
+# Harm in the last layer counts e times as much as in the first: later layers are refitted on what earlier ones do wrong, and
+# make up for a part of it, which no estimate at the unpruned model knows (docs/notes/oneshot.md).
+DEPTH = 1.0
+# All layers are refitted on what the front-end does wrong.
+FRONT_END = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,21 @@ class Stages(Protocol):
     def __call__(self, stage: str, done: float, /) -> object: ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """What scores lead to.
+
+    Attributes:
+        teacher: the unpruned recogniser, its heads rotated where the score asks for it: what the plan is for.
+        scores: of its groups.
+        plan: what they say should stay.
+    """
+
+    teacher: Recognizer
+    scores: Scores
+    plan: PruningPlan
+
+
 def prune_oneshot(
     recognizer: Recognizer,
     groups: Groups,
@@ -86,10 +108,27 @@ def prune_oneshot(
     Returns:
         The plan, and the pruned recogniser.
     """
+    decision = decide(
+        recognizer, groups, costs, budget, speech, settings, progress, audio_seconds=audio_seconds
+    )
+    return decision.plan, carry_out(decision.plan, decision.teacher, speech, settings, progress)
+
+
+def decide(
+    recognizer: Recognizer,
+    groups: Groups,
+    costs: Mapping[str, CostModel],
+    budget: Budget,
+    speech: Sequence[Sequence[Waveform]],
+    settings: OneShot,
+    progress: Stages,
+    *,
+    audio_seconds: float = 10.0,
+) -> Decision:
+    """Score units and allocate the budget; the arguments are those of `prune_oneshot`."""
     score = SCORES[settings.score]
-    wanted = settings.score_minutes * 60
     heard = [wave for batch in speech for wave in batch]
-    heard = first_seconds(heard, wanted, recognizer.sample_rate)
+    heard = first_seconds(heard, settings.score_minutes * 60, recognizer.sample_rate)
     total = sum(map(len, heard)) / recognizer.sample_rate
     seconds = 0.0
 
@@ -116,14 +155,38 @@ def prune_oneshot(
         progress=scored,
     )
     progress("allocating", 0.0)
-    scores = with_widths(groups, score(teacher.model, groups, statistics), shares)
+    scores = score(teacher.model, groups, statistics)
+    if settings.score == "obs":
+        scores = with_widths(groups, by_depth(groups, scores), shares)
     plan = allocate(groups, scores, costs, budget, uniform=settings.uniform, audio_seconds=audio_seconds)
-    del statistics
+    return Decision(teacher, scores, plan)
+
+
+def carry_out(
+    plan: PruningPlan,
+    teacher: Recognizer,
+    speech: Sequence[Sequence[Waveform]],
+    settings: OneShot,
+    progress: Stages,
+    *,
+    model: PreTrainedModel | None = None,
+) -> Recognizer:
+    """Slice by a plan, and refit what is left.
+
+    Args:
+        plan: what stays.
+        teacher: what is refitted towards.
+        speech: as `prune_oneshot` takes it.
+        settings: how much of it to refit on.
+        progress: told about the work.
+        model: what is sliced, of the teacher's shape; the teacher's own model if None.
+    """
     progress("slicing", 0.0)
-    student = slice_model(teacher.model, plan)
+    student = slice_model(teacher.model if model is None else model, plan)
     if settings.reconstruct_minutes:
+        wanted = settings.reconstruct_minutes * 60 * teacher.sample_rate
         with torch.inference_mode():
-            batches = [recognizer.prepare(batch) for batch in speech]
+            batches = [teacher.prepare(batch) for batch in first_batches(speech, wanted)]
         reconstruct(
             student,
             teacher.model,
@@ -132,7 +195,18 @@ def prune_oneshot(
             seed=settings.seed,
             progress=lambda done: progress("reconstructing", done),
         )
-    return plan, Recognizer(student, recognizer.features, recognizer.tokenizer)
+    return Recognizer(student, teacher.features, teacher.tokenizer)
+
+
+def by_depth(groups: Groups, scores: Scores) -> Scores:
+    """Scores whose harms rise with the layer, by e to the power of `DEPTH` from the first to the last one."""
+    last = max(1, len(groups.layers) - 1)
+    factors = {name: math.exp(DEPTH * i / last) for i, name in enumerate(groups.layers)}
+
+    def factor(name: str) -> float:
+        return next((factors[home] for home in (name, *groups[name].inside) if home in factors), FRONT_END)
+
+    return {name: Elimination(each.order, each.rise * factor(name)) for name, each in scores.items()}
 
 
 def with_widths(groups: Groups, scores: Scores, shares: Mapping[str, Tensor]) -> Scores:
@@ -157,4 +231,15 @@ def first_seconds(waveforms: Sequence[Waveform], seconds: float, sample_rate: in
             break
         chosen.append(wave)
         seconds -= len(wave) / sample_rate
+    return chosen
+
+
+def first_batches(batches: Sequence[Sequence[Waveform]], samples: float) -> list[Sequence[Waveform]]:
+    """As many of the first batches as reach that many samples."""
+    chosen: list[Sequence[Waveform]] = []
+    for batch in batches:
+        if samples <= 0:
+            break
+        chosen.append(batch)
+        samples -= sum(map(len, batch))
     return chosen

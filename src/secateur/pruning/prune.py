@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,18 +25,22 @@ from secateur.evaluation.results import Evaluation
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
+from secateur.pruning.learned import Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
-from secateur.recognizer import Recognizer, load
+from secateur.recognizer import Recognizer, Waveform, load
 from secateur.speech.batching import BATCH_SECONDS
-from secateur.speech.corpus import open_corpus
-from secateur.speech.sampling import sample_batches
+from secateur.speech.corpus import Corpus, open_corpus
+from secateur.speech.pool import SpeechPool
+from secateur.speech.sampling import sample_batches, sample_pool, spread
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free, save_pruned
 from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
+from secateur.training.workspace import Workspace
 
-METHODS = ("oneshot",)
+METHODS = ("learned", "oneshot")
+"""How to prune; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class PruneSettings:
         valid: transcribed speech that word error rates before and after are measured on; None: they are not.
         valid_limit: its first so many utterances; None: all.
         method: one of `METHODS`.
-        oneshot: settings of that method.
+        oneshot: settings of scores and of closed-form refitting, which every method begins with.
+        learned: settings of the learned method.
         audio_seconds: length of the utterance that multiply-accumulates and latency are for.
         multiple_of: hold the numbers of units to multiples of this.
         min_heads: heads that every attention module keeps.
@@ -62,8 +67,9 @@ class PruneSettings:
     keep: str
     valid: str | Path | None = None
     valid_limit: int | None = None
-    method: str = "oneshot"
+    method: str = METHODS[0]
     oneshot: OneShot = field(default_factory=OneShot)
+    learned: Learned = field(default_factory=Learned)
     audio_seconds: float = 10.0
     multiple_of: int = 1
     min_heads: int = 0
@@ -132,26 +138,46 @@ def prune(
         with clock.time("evaluate"):
             progress.begin("evaluating before")
             scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
+    workspace = Workspace(None)
+    if settings.method == "learned" and out is not None:
+        workspace = Workspace.of(Path(out), asdict(settings))
+    history: dict[str, Any] = {}
     with clock.time("read"):
-        minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-        batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
         progress.begin("reading speech")
-        speech = sample_batches(
-            data, minutes, dense.sample_rate, batch_seconds, seed=settings.oneshot.seed, skips=skips
-        )
+        batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
+        minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
+        sample, pool = _read(settings, data, dense.sample_rate, minutes, batch_seconds, skips)
     with clock.time("prune"):
-        plan, smaller = prune_oneshot(
-            dense,
-            groups,
-            costs,
-            budget,
-            speech,
-            settings.oneshot,
-            progress.stage,
-            audio_seconds=settings.audio_seconds,
-        )
-    heard = sum(len(wave) for batch in speech for wave in batch) / dense.sample_rate
-    del speech
+        if pool is None:
+            plan, smaller = prune_oneshot(
+                dense,
+                groups,
+                costs,
+                budget,
+                sample,
+                settings.oneshot,
+                progress.stage,
+                audio_seconds=settings.audio_seconds,
+            )
+        else:
+            run = LearnedMethod(
+                dense,
+                groups,
+                costs,
+                budget,
+                pool,
+                sample,
+                settings.oneshot,
+                settings.learned,
+                workspace,
+                progress,
+                validate=_validation(valid, settings.learned.valid_utterances),
+                audio_seconds=settings.audio_seconds,
+            )
+            plan, smaller = run.run()
+            history = run.history
+    heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
+    del sample, pool
     if valid is not None:
         with clock.time("evaluate"):
             progress.begin("evaluating after")
@@ -159,6 +185,7 @@ def prune(
     report = _report(settings, budget, groups, plan, costs, scored) | {
         "audio_seconds": round(heard, 1),
         "skipped": skips.skipped,
+        "history": history,
         "wall_seconds": clock.seconds,
         "environment": environment()
         | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
@@ -168,7 +195,36 @@ def prune(
         save_pruned(
             smaller.model, plan, out, beside=lambda folder: _write_beside(folder, smaller, settings, report)
         )
+    workspace.close()
     return Pruned(smaller, plan, report)
+
+
+def _read(
+    settings: PruneSettings,
+    data: Corpus,
+    sample_rate: int,
+    minutes: float,
+    batch_seconds: float,
+    skips: SkipLog,
+) -> tuple[list[list[Waveform]], SpeechPool | None]:
+    """A sample of so many minutes in batches and, for a method that trains, all of the speech."""
+    seed = settings.oneshot.seed
+    if settings.method == "oneshot":
+        return sample_batches(data, minutes, sample_rate, batch_seconds, seed=seed, skips=skips), None
+    pool = SpeechPool.read(data, sample_rate, skips=skips)
+    return sample_pool(pool, minutes, batch_seconds, seed=seed), pool
+
+
+def _seconds(batches: Sequence[Sequence[Waveform]], sample_rate: int) -> float:
+    return sum(len(wave) for batch in batches for wave in batch) / sample_rate
+
+
+def _validation(valid: Corpus | None, count: int) -> Callable[[Recognizer], float] | None:
+    """The word error rate on a part of the transcribed speech, for a look in between."""
+    if valid is None or count == 0:
+        return None
+    part = spread(valid, count)
+    return lambda recognizer: evaluate(recognizer, part).wer
 
 
 def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) -> dict[str, CostModel]:

@@ -24,7 +24,7 @@ from secateur.recognizer import WINDOW_SECONDS, Recognizer, Waveform
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 
-CLIP = 0.9
+CLIP = 0.5
 """Quantile at which the lengths of gradients are clipped for the metric of an output.
 
 They have a heavy tail: in a Conformer-CTC of 13 M parameters the largest percent holds 95 to 99 % of their squares, so

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from itertools import islice
 
 from secateur.speech.audio import Waveform
 from secateur.speech.batching import read_batches
 from secateur.speech.corpus import Corpus
+from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
 
@@ -42,12 +44,39 @@ def sample_batches(
     random.Random(seed).shuffle(utterances)
     # One at a time, in the order of the draw: whoever stops among batches sorted by length has drawn the longest.
     alone = 1 / sample_rate
+    read = read_batches(utterances, sample_rate, alone, skips=skips, window_seconds=alone)
+    drawn = (batch.waveforms[0] for batch in read)
+    return _batches(drawn, minutes, sample_rate, batch_seconds)
+
+
+def sample_pool(pool: SpeechPool, minutes: float, batch_seconds: float, *, seed: int) -> list[list[Waveform]]:
+    """Draw utterances of a pool until there are ``minutes`` of audio, or all of a smaller one.
+
+    The arguments and the result are those of `sample_batches`.
+    """
+    order = list(range(len(pool)))
+    random.Random(seed).shuffle(order)
+    return _batches(map(pool.waveform, order), minutes, pool.sample_rate, batch_seconds)
+
+
+def spread(corpus: Corpus, count: int) -> Corpus:
+    """About so many utterances of a corpus, evenly spread over it, so that all its speakers are among them."""
+    entries = list(islice(corpus.entries(), DRAWN_FROM))
+    step = max(1, len(entries) // count)
+    chosen = entries[::step][:count]
+    return Corpus(lambda: iter(chosen))
+
+
+def _batches(
+    waveforms: Iterable[Waveform], minutes: float, sample_rate: int, batch_seconds: float
+) -> list[list[Waveform]]:
+    """The first minutes of waveforms, packed window by window."""
     window: list[Waveform] = []
     batches: list[list[Waveform]] = []
     left, room = minutes * 60 * sample_rate, WINDOW_SECONDS * sample_rate
-    for batch in read_batches(utterances, sample_rate, alone, skips=skips, window_seconds=alone):
-        window += batch.waveforms
-        left -= len(window[-1])
+    for waveform in waveforms:
+        window.append(waveform)
+        left -= len(waveform)
         if left <= 0:
             break
         if sum(map(len, window)) >= room:

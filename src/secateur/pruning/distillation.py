@@ -1,0 +1,196 @@
+"""Layerwise distillation: a pruned model learns to do what the unpruned one does, from audio alone.
+
+With the weight w_t of a frame, which is 1 + a (1 - p(blank)) as the teacher sees it, normalised to sum to one over the
+frames of a batch that are no padding, the loss is a sum of
+
+    output   sum_t w_t KL(teacher_t || student_t)
+    hidden   mean over layers of  sum_t w_t |h_t - k_t|^2 / sum_t w_t |k_t - mean k|^2,
+             h and k the residual streams of student and teacher after a layer
+    task     the CTC loss per token on transcripts or, where there are none, on what the teacher heard
+
+each with a factor. CTC models answer most frames with blanks, which drown the others if all count the same. Layerwise
+distillation with layers matched as they resemble each other is that of CoFi (Xia et al. 2022, arXiv 2204.00408).
+
+    B batch   T frames   D residual width   V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.models.conformer import frame_mask
+from secateur.recognizer import Recognizer
+from secateur.structure.groups import Groups
+from secateur.structure.plan import PruningPlan
+
+Inputs = Mapping[str, Tensor]
+"""A batch as `Recognizer.prepare` makes it."""
+
+MATCHING_MEMORY = 0.9
+"""Share of the distances between layers that is kept from one batch to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """What counts how much.
+
+    Attributes:
+        output: factor of the divergence of the output distributions.
+        hidden: factor of the distance of the residual streams after each layer.
+        task: factor of the CTC loss.
+        speech_weight: a, how much more a frame counts that is surely no blank.
+    """
+
+    output: float = 1.0
+    hidden: float = 1.0
+    task: float = 0.0
+    speech_weight: float = 5.0
+
+
+class Distiller:
+    """The loss of a student against its teacher.
+
+    Args:
+        teacher: the unpruned recogniser; no gradients are taken of it.
+        student: the same model with masks on it, or what slicing left of it.
+        groups: of the teacher.
+        plan: what the student was sliced by; None: nothing was.
+        settings: what counts how much.
+    """
+
+    def __init__(
+        self,
+        teacher: Recognizer,
+        student: Recognizer,
+        groups: Groups,
+        plan: PruningPlan | None,
+        settings: Distillation,
+    ) -> None:
+        self.teacher, self.student, self.settings = teacher, student, settings
+        kept = {} if plan is None else plan.kept
+        self._taught = [teacher.model.get_submodule(path) for path in groups.layers.values()]
+        self._learning = list(student.model.get_submodule(groups.family.layers).children())
+        self._width = kept.get("width")
+        survivors = [i for i, name in enumerate(groups.layers) if kept.get(name, (0,))]
+        # Where no layer went, each is matched to itself.
+        self._matches = survivors
+        self._distances: Tensor | None = None
+
+    def __call__(
+        self, inputs: Inputs, labels: Sequence[Tensor | None] | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and its terms before their factors.
+
+        Args:
+            inputs: as `Recognizer.prepare` makes them.
+            labels: token ids of each utterance's transcript, [tokens]; None where there is none.
+        """
+        with torch.no_grad(), _streams(self._taught) as k:
+            taught = self.teacher.model(**inputs).logits.float()
+        with _streams(self._learning) as h:
+            said = self.student.model(**inputs).logits.float()
+        real = frame_mask(self.teacher.output_lengths(inputs["attention_mask"].sum(-1)), taught.shape[1])
+        target = taught.log_softmax(-1)
+        speech = 1.0 - target[..., self.teacher.blank].exp()
+        weight = real * (1.0 + self.settings.speech_weight * speech)
+        weight = weight / weight.sum()
+
+        log = said.log_softmax(-1)
+        terms = {"output": (weight * F.kl_div(log, target, reduction="none", log_target=True).sum(-1)).sum()}
+        if self.settings.hidden:
+            terms["hidden"] = self._hidden(h, k, weight)
+        if self.settings.task:
+            terms["task"] = self._task(log, taught.argmax(-1), real, labels)
+        loss = sum((getattr(self.settings, name) * term for name, term in terms.items()), log.new_zeros(()))
+        return loss, {name: float(term.detach()) for name, term in terms.items()}
+
+    def _hidden(self, h: Sequence[Tensor], k: Sequence[Tensor], weight: Tensor) -> Tensor:
+        """Mean over the student's layers of the relative distance to the teacher's layer that each is matched to."""
+        if self._width is not None:
+            k = [each[..., list(self._width)] for each in k]
+        if len(h) < len(k):
+            self._match(h, k, weight)
+        distances = [distance(each, k[match], weight) for each, match in zip(h, self._matches, strict=True)]
+        return torch.stack(distances).mean()
+
+    @torch.no_grad()
+    def _match(self, h: Sequence[Tensor], k: Sequence[Tensor], weight: Tensor) -> None:
+        """Match each of the student's layers to the teacher's that it resembles most, in their order."""
+        now = torch.stack([torch.stack([distance(each, other, weight) for other in k]) for each in h]).cpu()
+        before = now if self._distances is None else self._distances
+        self._distances = MATCHING_MEMORY * before + (1 - MATCHING_MEMORY) * now
+        self._matches = in_order(self._distances)
+
+    def _task(
+        self, log_BTV: Tensor, heard_BT: Tensor, real_BT: Tensor, labels: Sequence[Tensor | None] | None
+    ) -> Tensor:
+        targets = []
+        for i, heard in enumerate(heard_BT):
+            given = None if labels is None else labels[i]
+            collapsed = heard[real_BT[i]].unique_consecutive()
+            targets.append(collapsed[collapsed != self.teacher.blank] if given is None else given.to(heard))
+        lengths = torch.tensor([len(target) for target in targets])
+        loss = F.ctc_loss(
+            log_BTV.transpose(0, 1),
+            torch.cat(targets),
+            real_BT.sum(-1),
+            lengths,
+            blank=self.teacher.blank,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return loss / lengths.sum().clamp(min=1)
+
+
+def distance(h_BTD: Tensor, k_BTD: Tensor, weight_BT: Tensor) -> Tensor:
+    """Weighted squared distance of two streams, relative to the variance of the second; weights sum to one."""
+    h_BTD, k_BTD = h_BTD.float(), k_BTD.float()
+    mean_D = torch.einsum("bt,btd->d", weight_BT, k_BTD)
+    variance = (weight_BT * (k_BTD - mean_D).square().sum(-1)).sum()
+    apart = (weight_BT * (h_BTD - k_BTD).square().sum(-1)).sum()
+    return apart / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+
+
+def in_order(distances: Tensor) -> list[int]:
+    """For each row a column, rising strictly from row to row, with the least sum of distances, [rows, columns]."""
+    rows, columns = distances.shape
+    best = [[0.0] * (columns + 1)]
+    for i in range(rows):
+        # best[i + 1][j]: the least sum for rows up to i with columns below j.
+        line = [float("inf")] * (i + 1)
+        for j in range(i, columns):
+            line.append(min(line[-1], best[i][j] + float(distances[i, j])))
+        best.append(line)
+    matches, j = [], columns
+    for i in reversed(range(rows)):
+        while best[i + 1][j - 1] == best[i + 1][j]:
+            j -= 1
+        j -= 1
+        matches.append(j)
+    return matches[::-1]
+
+
+@contextmanager
+def _streams(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """What each layer puts out in a forward pass within the context, in the order of the layers."""
+    seen: dict[int, Tensor] = {}
+    streams: list[Tensor] = []
+
+    def note(index: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        seen[index] = output[0] if isinstance(output, tuple) else output
+
+    handles = [layer.register_forward_hook(partial(note, index)) for index, layer in enumerate(layers)]
+    try:
+        yield streams
+    finally:
+        for handle in handles:
+            handle.remove()
+        streams += [seen[index] for index in sorted(seen)]

@@ -1,0 +1,476 @@
+"""The learned method: L0 gates under a hard budget, with layerwise distillation from the unpruned model.
+
+Its phases, each of which can be left out but the third:
+
+    start        scores say what is surely needed and what surely is not; gates and weights begin there
+    search       weights, gates and the budget's multipliers together, by gradient
+    slice        the gates become a plan that meets the budget exactly, and the plan is carried out
+    reconstruct  what is left is refitted in closed form
+    recover      the sliced model is distilled on
+
+Louizos et al. 2018 (arXiv 1712.01312) for the gates, Jiang et al. 2023 (arXiv 2305.19549) for all of it on speech.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.progress import ProgressBar
+from secateur.pruning.budget import Budget
+from secateur.pruning.constraint import Constraints
+from secateur.pruning.curves import CostModel
+from secateur.pruning.distillation import Distillation, Distiller
+from secateur.pruning.gates import Gates
+from secateur.pruning.oneshot import Decision, OneShot, carry_out, decide
+from secateur.pruning.rounding import round_to_plan
+from secateur.pruning.scores import Elimination
+from secateur.pruning.start import opening, unslice
+from secateur.recognizer import Recognizer, Waveform
+from secateur.speech.augmentation import Augmentation
+from secateur.speech.pool import SpeechPool
+from secateur.structure.groups import Groups
+from secateur.structure.masking import masked
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
+from secateur.training.feed import Batch, Feed
+from secateur.training.trainer import Length, Loop, Progress, Trainer
+from secateur.training.workspace import Workspace
+
+TARGET_WARM_UP = 0.5
+"""Share of the search in which the target falls to the limit, where the search begins above it."""
+
+COARSE_RATE = 0.25
+"""Learning rate of the gates of modules and layers, on which more depends, for that of the fine ones."""
+
+GATES = "gates."
+"""What the names of gates begin with where they are kept beside weights."""
+
+PHASES = ("start", "search", "reconstruct", "recover")
+"""The phases that can be left out; slicing cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Settings of the method.
+
+    Attributes:
+        minutes: wall-clock time that the phases are planned to fit into; what is read and measured before and after
+            comes on top.
+        steps: of search and recovery together, which then take the time that they take; None: by ``minutes``.
+        phases: which of `PHASES` there are.
+        search_share: part of the steps, or of the time, for search and recovery that goes into the search.
+        rate: peak learning rate of the weights.
+        gate_rate: learning rate of the gates.
+        batch_seconds: audio in a batch, padding included.
+        augment: whether the training speech is changed: speed, noise, rooms, splices, masks on features.
+        distillation: what the loss is made of.
+        transcripts: whether the task loss takes transcripts where there are any; else always what the teacher hears.
+        precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
+        validations: how often the word error rate is measured in each phase.
+        valid_utterances: on so many.
+    """
+
+    minutes: float = 45.0
+    steps: int | None = None
+    phases: tuple[str, ...] = PHASES
+    search_share: float = 0.4
+    rate: float = 3e-4
+    gate_rate: float = 0.02
+    batch_seconds: float = 30.0
+    augment: bool = True
+    distillation: Distillation = field(default_factory=Distillation)
+    transcripts: bool = True
+    precision: str = "auto"
+    validations: int = 4
+    valid_utterances: int = 60
+
+    def __post_init__(self) -> None:
+        unknown = [phase for phase in self.phases if phase not in PHASES]
+        if unknown:
+            raise SecateurError(f"there is no phase {unknown[0]!r}; choose among {', '.join(PHASES)}")
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+
+
+class Recovery:
+    """The objective of distilling a model as it is; see `training.trainer.Objective`."""
+
+    def __init__(self, distiller: Distiller, labels: Callable[[Batch], list[Tensor | None]] | None) -> None:
+        self.distiller, self.labels = distiller, labels
+        self.model = distiller.student.model
+
+    def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
+        return self.distiller(batch.inputs, None if self.labels is None else self.labels(batch))
+
+    def stepped(self) -> None:
+        """Nothing more to do."""
+
+    def model_state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """There is nothing."""
+
+
+class Search(Recovery):
+    """The objective of learning weights, gates and multipliers together."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        labels: Callable[[Batch], list[Tensor | None]] | None,
+        gates: Gates,
+        costs: Sequence[CostModel],
+        constraints: Constraints,
+        seed: int,
+    ) -> None:
+        super().__init__(distiller, labels)
+        self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
+        self.masks = self.open_masks()
+        self._fractions = torch.ones(len(costs), dtype=torch.double)
+        self._warmed = 0.0
+
+    def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
+        # Of the step alone, so that a run that is resumed draws what it would have drawn.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
+        self.masks.update(self.gates.sample(generator))
+        loss, terms = super().loss(batch, share)
+        fractions = self.fractions()
+        self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
+        terms |= {f"cost {i}": float(each) for i, each in enumerate(self._fractions)}
+        return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
+
+    def stepped(self) -> None:
+        self.gates.clamp_()
+        self.constraints.update(self._fractions, self._warmed)
+
+    def fractions(self) -> Tensor:
+        """Expected costs as fractions of the unpruned model's, [costs], float64."""
+        counts = self.gates.expected_counts()
+        return torch.stack([cost.of(counts) / cost.dense for cost in self.costs])
+
+    @torch.no_grad()
+    def open_masks(self) -> dict[str, Tensor]:
+        """Masks as they are without noise; a new dictionary."""
+        return dict(self.gates.deterministic())
+
+    def model_state(self) -> dict[str, Tensor]:
+        gates = {f"{GATES}{name}": p.detach().clone() for name, p in self.gates.named_parameters()}
+        return super().model_state() | gates
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_model_state({n: t for n, t in state.items() if not n.startswith(GATES)})
+        self.gates.load_state_dict({n[len(GATES) :]: t for n, t in state.items() if n.startswith(GATES)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.constraints.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.constraints.load_state_dict(state)
+
+
+class LearnedMethod:
+    """One run of the method.
+
+    Args:
+        recognizer: the unpruned recogniser, which stays as it is.
+        groups: its groups that may be pruned.
+        costs: its costs; at least those that the budget limits.
+        budget: what must hold.
+        pool: speech to train on.
+        speech: speech to score and refit on, in batches, in an order that is as good as random.
+        oneshot: settings of scores and reconstruction.
+        settings: of the method.
+        workspace: keeps what is done.
+        progress: told about the work as it goes.
+        validate: word error rate of a recogniser; None: nothing is validated.
+        audio_seconds: length of the utterance that multiply-accumulates are counted for.
+
+    Attributes:
+        history: by phase, figures of its steps.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        groups: Groups,
+        costs: Mapping[str, CostModel],
+        budget: Budget,
+        pool: SpeechPool,
+        speech: Sequence[Sequence[Waveform]],
+        oneshot: OneShot,
+        settings: Learned,
+        workspace: Workspace,
+        progress: ProgressBar,
+        *,
+        validate: Callable[[Recognizer], float] | None = None,
+        audio_seconds: float = 10.0,
+    ) -> None:
+        self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
+        self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
+        self.workspace, self.progress, self.validate = workspace, progress, validate
+        self.audio_seconds = audio_seconds
+        self.history: dict[str, list[dict[str, float]]] = {}
+        limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
+        self.limited = list(limits)
+        self.targets = [limit / costs[name].dense for name, limit in limits.items()]
+        self._spent = 0.0
+
+    def run(self) -> tuple[PruningPlan, Recognizer]:
+        """Go through the phases, or through those that are left.
+
+        Returns:
+            The plan, and the pruned recogniser.
+        """
+        phases = self.settings.phases
+        decision = self._start()
+        plan, weights = decision.plan, None
+        if "search" in phases:
+            plan, weights = self._search(decision)
+        student = self._reconstruct(plan, decision.teacher, weights)
+        if "recover" in phases:
+            student = self._recover(plan, decision.teacher, student)
+        return plan, student
+
+    def _start(self) -> Decision:
+        """Scores and the plan that they lead to. Without them, gates begin open."""
+
+        def make() -> dict[str, Any]:
+            decision = decide(
+                self.recognizer,
+                self.groups,
+                self.costs,
+                self.budget,
+                self.speech,
+                self.oneshot,
+                self.progress.stage,
+                audio_seconds=self.audio_seconds,
+            )
+            rotated = decision.teacher is not self.recognizer
+            return {
+                "teacher": decision.teacher.model.state_dict() if rotated else {},
+                "scores": {name: (list(e.order), e.rise) for name, e in decision.scores.items()},
+                "plan": decision.plan.to_json(),
+            }
+
+        made = self._timed("start", make)
+        teacher = self.recognizer
+        if made["teacher"]:
+            teacher = self._copy(self.recognizer)
+            teacher.model.load_state_dict(made["teacher"])
+        scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in made["scores"].items()}
+        return Decision(teacher, scores, PruningPlan.from_json(made["plan"]).resolved(self.groups))
+
+    def _search(self, decision: Decision) -> tuple[PruningPlan, PreTrainedModel]:
+        """The plan, and the weights of the unpruned shape that were learned with it."""
+        teacher, student = decision.teacher, self._copy(decision.teacher)
+
+        def make() -> dict[str, Any]:
+            known = "start" in self.settings.phases
+            if known:
+                began = self._timed("refit", lambda: self._refitted(decision.plan, teacher))
+                unslice(
+                    student.model,
+                    self._sliced(decision.plan, teacher, began).model,
+                    self.groups,
+                    decision.plan,
+                )
+            begin = opening(self.groups, decision.scores, decision.plan) if known else {}
+            gates = Gates(self.groups, open_probability=begin).to(student.model.device)
+            costs = [self.costs[name] for name in self.limited]
+            with torch.no_grad():
+                counts = gates.expected_counts()
+                constraints = Constraints(self.targets, [float(c.of(counts)) / c.dense for c in costs])
+            distiller = Distiller(teacher, student, self.groups, None, self.settings.distillation)
+            objective = Search(distiller, self._labels(), gates, costs, constraints, self.oneshot.seed)
+            parameters = [
+                {"params": list(student.model.parameters()), "lr": self.settings.rate},
+                *gates.parameter_groups(self.settings.gate_rate, COARSE_RATE * self.settings.gate_rate),
+            ]
+
+            def rounded() -> PruningPlan:
+                return round_to_plan(
+                    gates.log_alpha(), self.groups, self.costs, self.budget, audio_seconds=self.audio_seconds
+                )
+
+            def validate() -> float:
+                """What would come out now; the masks stay where they are."""
+                assert self.validate is not None
+                unmasked = self._copy(teacher)
+                unmasked.model.load_state_dict(student.model.state_dict())
+                return self.validate(self._sliced(rounded(), unmasked))
+
+            with masked(student.model, self.groups, objective.masks):
+                self._train("search", objective, parameters, 0, validate, decays=False)
+            plan = rounded()
+            return {
+                "model": student.model.state_dict(),
+                "plan": plan.to_json(),
+                "history": self.history["search"],
+            }
+
+        made = self._timed("search", make)
+        self.history["search"] = made["history"]
+        student.model.load_state_dict(made["model"])
+        return PruningPlan.from_json(made["plan"]).resolved(self.groups), student.model
+
+    def _reconstruct(
+        self, plan: PruningPlan, teacher: Recognizer, weights: PreTrainedModel | None
+    ) -> Recognizer:
+        made = self._timed("reconstruct", lambda: self._refitted(plan, teacher, weights))
+        return self._sliced(plan, teacher, made)
+
+    def _refitted(
+        self, plan: PruningPlan, teacher: Recognizer, weights: PreTrainedModel | None = None
+    ) -> dict[str, Any]:
+        refit = "reconstruct" in self.settings.phases
+        oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
+        student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, model=weights)
+        return {"model": student.model.state_dict()}
+
+    def _recover(self, plan: PruningPlan, teacher: Recognizer, student: Recognizer) -> Recognizer:
+        def make() -> dict[str, Any]:
+            distiller = Distiller(teacher, student, self.groups, plan, self.settings.distillation)
+            parameters = [{"params": list(student.model.parameters()), "lr": self.settings.rate}]
+
+            def validate() -> float:
+                assert self.validate is not None
+                return self.validate(student)
+
+            self._train("recover", Recovery(distiller, self._labels()), parameters, 1, validate, decays=True)
+            return {"model": student.model.state_dict(), "history": self.history["recover"]}
+
+        made = self._timed("recover", make)
+        self.history["recover"] = made["history"]
+        student.model.load_state_dict(made["model"])
+        return student
+
+    def _train(
+        self,
+        phase: str,
+        objective: Recovery,
+        parameters: list[dict[str, Any]],
+        number: int,
+        validate: Callable[[], float],
+        *,
+        decays: bool,
+    ) -> None:
+        settings = self.settings
+        loop = Loop(
+            self._length(phase),
+            autocast=autocast_type(settings.precision, self.recognizer.model),
+            validations=settings.validations if self.validate is not None else 0,
+        )
+        self.progress.begin(phase, loop.length.steps)
+
+        def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
+            self.progress.total = at.total
+            shown = {name: f"{value:.3g}" for name, value in figures.items()}
+            errors = [row["WER"] for row in at.history if "WER" in row]
+            if errors:
+                shown["WER"] = f"{errors[-1]:.2%}"
+            self.progress.advance(1, audio_seconds=seconds, **shown)
+
+        def feed(start: int) -> Feed:
+            return Feed(
+                self.pool,
+                self.recognizer.prepare,
+                sample_rate=self.recognizer.sample_rate,
+                batch_seconds=settings.batch_seconds,
+                augmentation=Augmentation() if settings.augment else Augmentation.none(),
+                # Recovery hears other batches first than the search did.
+                seed=2 * self.oneshot.seed + number,
+                start=start,
+                alone=not self.recognizer.pads_cleanly,
+            )
+
+        trainer = Trainer(
+            objective,
+            parameters,
+            loop,
+            decays=decays,
+            checkpoint=self.workspace.progress(phase),
+            validate=validate if self.validate is not None else None,
+            report=report,
+        )
+        self.history[phase] = trainer.run(feed).history
+
+    def _length(self, phase: str) -> Length:
+        """Steps that were asked for, or the phase's part of the time that is left."""
+        settings = self.settings
+        if settings.steps is not None:
+            search = round(settings.search_share * settings.steps) if "search" in settings.phases else 0
+            return Length(steps=search if phase == "search" else settings.steps - search)
+        left = 60 * settings.minutes - self._spent
+        if phase == "search":
+            # Slicing and refitting once more take as long as they did before.
+            left -= self._refitting
+            left *= settings.search_share if "recover" in settings.phases else 1.0
+        return Length(seconds=max(1.0, left))
+
+    _refitting = 0.0
+
+    def _timed(self, stage: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A stage of the workspace, and the seconds that it took, in whichever run."""
+
+        def timed() -> dict[str, Any]:
+            start, before = perf_counter(), self._spent
+            made = make()
+            inside = self._spent - before
+            return made | {"seconds": perf_counter() - start - inside}
+
+        made = self.workspace.stage(stage, timed)
+        self._spent += made["seconds"]
+        if stage == "refit":
+            self._refitting = made["seconds"]
+        return made
+
+    def _sliced(
+        self, plan: PruningPlan, recognizer: Recognizer, made: Mapping[str, Any] | None = None
+    ) -> Recognizer:
+        """A recogniser of the sliced shape, with the weights that a stage made, where they are given."""
+        model = slice_model(recognizer.model, plan)
+        if made is not None:
+            model.load_state_dict(made["model"])
+        return Recognizer(model, recognizer.features, recognizer.tokenizer)
+
+    def _copy(self, recognizer: Recognizer) -> Recognizer:
+        return Recognizer(copy.deepcopy(recognizer.model), recognizer.features, recognizer.tokenizer)
+
+    def _labels(self) -> Callable[[Batch], list[Tensor | None]] | None:
+        """Token ids of transcripts, where the loss has a use for them."""
+        if not (self.settings.distillation.task and self.settings.transcripts):
+            return None
+        tokenizer = self.recognizer.tokenizer
+
+        def labels(batch: Batch) -> list[Tensor | None]:
+            return [None if t is None else torch.tensor(tokenizer(t.lower()).input_ids) for t in batch.texts]
+
+        return labels
+
+
+def autocast_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
+    """The precision that training computes in, None for that of the weights."""
+    if precision == "float32" or model.dtype != torch.float32:
+        return None
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if model.device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    has_it = model.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if has_it else None

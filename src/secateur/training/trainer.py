@@ -1,0 +1,282 @@
+"""The loop: an optimiser's steps over a feed, planned to fit the time, that can be killed and go on as if nothing was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from secateur.errors import SecateurError
+from secateur.training.checkpoint import read_state, write_state
+from secateur.training.feed import Batch, Feed
+
+PROBE_STEPS = 12
+"""Steps by which the speed is measured where the time is given; the first quarter of them is not counted."""
+
+WARM_UP_STEPS = 40
+"""Steps over which the rates rise, so that Adam's moments are known before the weights move far."""
+
+MOST_BROKEN = 10
+"""Steps in a row whose loss is not finite, after which nothing will come of the rest."""
+
+CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SHARE = 0.01
+"""A checkpoint is written once a minute, less often where writing takes more than a hundredth of the time."""
+
+HISTORY = 400
+"""Points that a curve is kept at."""
+
+
+class Objective(Protocol):
+    """What is trained."""
+
+    def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch, and figures to show; ``share`` of the phase is done."""
+
+    def stepped(self) -> None:
+        """Called after every step of the optimiser."""
+
+    def model_state(self) -> dict[str, Tensor]:
+        """What is learned: copies, as nothing may change in them later."""
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to that."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All else that the next step depends on."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a phase is: so many steps, or as many as fit into the seconds."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """How a phase is run.
+
+    Attributes:
+        length: of the phase.
+        clip: bound on the length of the gradient.
+        autocast: precision of the computation; that of the weights if None.
+        validations: how often the model is validated, evenly spread, the last time after the last step.
+    """
+
+    length: Length
+    clip: float = 1.0
+    autocast: torch.dtype | None = None
+    validations: int = 4
+
+
+@dataclass
+class Progress:
+    """Where a phase stands.
+
+    Attributes:
+        step: steps done.
+        total: steps there will be; None until the speed is known.
+        spent: seconds that the phase has taken, over all its runs.
+        history: figures of some steps, each with the ``step`` that it is of.
+        best: the lowest value of a validation, and the model that it is of.
+    """
+
+    step: int = 0
+    total: int | None = None
+    spent: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: tuple[float, dict[str, Tensor]] | None = None
+
+
+class Trainer:
+    """Runs a phase to its end, or goes on with one.
+
+    Args:
+        objective: what is trained.
+        parameters: groups of parameters as `torch.optim.AdamW` takes them, each with its rate at the top, ``lr``.
+        loop: how.
+        decays: whether the rates fall along half a cosine to the end, or stay.
+        checkpoint: file to go on from, written all the while; None: it is not kept.
+        validate: measures what is trained; the lower the better. Its value is kept in the history as ``WER``.
+        report: told after each step about the progress, the seconds of audio and the figures.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        parameters: Sequence[dict[str, Any]],
+        loop: Loop,
+        *,
+        decays: bool = True,
+        checkpoint: Path | None = None,
+        validate: Callable[[], float] | None = None,
+        report: Callable[[Progress, float, Mapping[str, float]], object] | None = None,
+    ) -> None:
+        self.objective, self.loop, self.decays = objective, loop, decays
+        self.checkpoint, self.validate, self.report = checkpoint, validate, report
+        self.parameters = [each for group in parameters for each in group["params"]]
+        self.rates = [group["lr"] for group in parameters]
+        self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.progress = Progress(total=loop.length.steps)
+        self._broken = 0
+        self._resumed = checkpoint is not None and checkpoint.exists() and self._restore(checkpoint)
+
+    def run(self, feed: Callable[[int], Feed]) -> Progress:
+        """Train to the end of the phase.
+
+        Args:
+            feed: makes the feed that begins with the batch of a step.
+
+        Raises:
+            SecateurError: the loss is not finite any more.
+            KeyboardInterrupt: after what is done has been written.
+        """
+        progress = self.progress
+        if self.validate is not None and not progress.history:
+            progress.history.append({"step": 0, "WER": self._validated()})
+        with feed(progress.step) as batches:
+            written = perf_counter()
+            try:
+                for batch in batches:
+                    if progress.total is not None and progress.step >= progress.total:
+                        break
+                    self._step(batch)
+                    if self.checkpoint is not None and perf_counter() - written > self._pause:
+                        written = self._write(self.checkpoint)
+            except KeyboardInterrupt:
+                if self.checkpoint is not None:
+                    self._write(self.checkpoint)
+                raise
+        if progress.best is not None:
+            self.objective.load_model_state(progress.best[1])
+        return progress
+
+    _pause = CHECKPOINT_SECONDS
+
+    def _step(self, batch: Batch) -> None:
+        progress, start = self.progress, perf_counter()
+        share = 0.0 if progress.total is None else progress.step / progress.total
+        factor = self._rate(progress.step, share)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        device = self.parameters[0].device.type
+        with torch.autocast(device, self.loop.autocast, enabled=self.loop.autocast is not None):
+            loss, figures = self.objective.loss(batch, share)
+        loss.backward()  # type: ignore[no-untyped-call]
+        length = torch.nn.utils.clip_grad_norm_(self.parameters, self.loop.clip)
+        self._broken = 0 if bool(torch.isfinite(length)) else self._broken + 1
+        if self._broken == 0:
+            self.optimizer.step()
+            self.objective.stepped()
+        elif self._broken >= MOST_BROKEN:
+            raise SecateurError(
+                f"the loss is not a number any more, {MOST_BROKEN} steps in a row up to step {progress.step}: "
+                "try a lower rate, or --precision float32"
+            )
+        self.optimizer.zero_grad()
+        progress.step += 1
+        progress.spent += perf_counter() - start
+        self._plan(perf_counter() - start)
+        self._note(figures)
+        if self.report is not None:
+            self.report(progress, batch.seconds, figures)
+
+    def _rate(self, step: int, share: float) -> float:
+        """Of the rates at the top, the part that a step is taken with."""
+        decay = 0.5 * (1 + math.cos(math.pi * share)) if self.decays else 1.0
+        return min(1.0, (step + 1) / WARM_UP_STEPS) * decay
+
+    def _plan(self, seconds: float) -> None:
+        """Say how many steps there will be, once some have shown how long one takes."""
+        progress, length = self.progress, self.loop.length
+        if progress.total is not None:
+            return
+        assert length.seconds is not None, "a phase has steps or seconds"
+        if progress.step <= PROBE_STEPS // 4:
+            self._probed = 0.0
+            return
+        self._probed += seconds
+        if progress.step == PROBE_STEPS:
+            each = self._probed / (PROBE_STEPS - PROBE_STEPS // 4)
+            left = length.seconds - progress.spent
+            # The first validation is in what was spent; so many are to come.
+            validating = self._validation_seconds * self.loop.validations
+            progress.total = PROBE_STEPS + max(0, int((left - validating) / each))
+
+    _probed = 0.0
+    _validation_seconds = 0.0
+
+    def _note(self, figures: Mapping[str, float]) -> None:
+        """Keep figures of some steps, and validate where it is time."""
+        progress = self.progress
+        if progress.total is None:
+            return
+        row = {"step": float(progress.step), **figures}
+        if progress.step % max(1, progress.total // HISTORY) == 0:
+            progress.history.append(row)
+        every = max(1, progress.total // max(1, self.loop.validations))
+        last = progress.step >= progress.total
+        if self.validate is None or not (last or progress.step % every == 0):
+            return
+        if not last and progress.total - progress.step < every:
+            return
+        value = self._validated()
+        progress.history.append({"step": float(progress.step), "WER": value})
+        if progress.best is None or value <= progress.best[0]:
+            progress.best = value, self.objective.model_state()
+
+    def _validated(self) -> float:
+        assert self.validate is not None
+        start = perf_counter()
+        value = self.validate()
+        self._validation_seconds = perf_counter() - start
+        self.progress.spent += self._validation_seconds
+        return value
+
+    def _write(self, path: Path) -> float:
+        start = perf_counter()
+        progress = self.progress
+        write_state(
+            path,
+            {
+                "step": progress.step,
+                "total": progress.total,
+                "spent": progress.spent,
+                "history": progress.history,
+                "best": progress.best,
+                "model": self.objective.model_state(),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+        self._pause = max(CHECKPOINT_SECONDS, (perf_counter() - start) / CHECKPOINT_SHARE)
+        return perf_counter()
+
+    def _restore(self, path: Path) -> bool:
+        state = read_state(path)
+        if state["total"] is None:
+            # The speed was not known yet: the phase begins anew, lest its length depend on when it was stopped.
+            return False
+        self.objective.load_model_state(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        best = state["best"]
+        self.progress = Progress(
+            state["step"],
+            state["total"],
+            state["spent"],
+            state["history"],
+            None if best is None else tuple(best),
+        )
+        return True

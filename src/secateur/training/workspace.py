@@ -1,0 +1,96 @@
+"""What a run has done so far, in a folder beside its result: a run that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import SecateurError, reason
+from secateur.training.checkpoint import read_state, write_state
+
+SETTINGS = "settings.json"
+
+
+class Workspace:
+    """The stages of one run that are done, each in a file.
+
+    >>> workspace = Workspace.of("smaller", {"keep": "params=50%"})
+    >>> scores = workspace.stage("scores", compute_scores)
+
+    Args:
+        folder: where; None: nothing is kept, and what is asked for is made.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, result: Path, settings: Mapping[str, Any]) -> Workspace:
+        """The workspace of the run that writes ``result`` with these settings, which JSON takes; new or of before.
+
+        Raises:
+            SecateurError: a run with other settings was stopped there, or nothing can be written there.
+        """
+        folder = result.with_name(f"{result.name}.unfinished")
+        known, plain = folder / SETTINGS, json.loads(json.dumps(settings, default=str))
+        if known.is_file():
+            differences = list(_differences(_read(known), plain))
+            if differences:
+                raise SecateurError(
+                    f"{folder} holds an unfinished run with other settings ({'; '.join(differences)}): "
+                    "give the same ones to go on with it, or delete the folder"
+                )
+        else:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise SecateurError(
+                    f"{folder} cannot be written: {reason(error)}; choose another place"
+                ) from None
+        return cls(folder)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether some stage is done or has begun."""
+        return self.folder is not None and any(self.folder.glob("*.pt"))
+
+    def stage(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``make`` returned when the stage was done, now or in an earlier run: tensors and plain values."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
+            write_state(path, make())
+            self.progress(name).unlink(missing_ok=True)  # type: ignore[union-attr]
+        return read_state(path)
+
+    def progress(self, name: str) -> Path | None:
+        """File for what a stage has done so far, which goes when the stage is done."""
+        return None if self.folder is None else self.folder / f"{name}.so-far.pt"
+
+    def close(self) -> None:
+        """Delete everything: the run is finished."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SecateurError(
+            f"{path} cannot be read ({error}), so the run cannot go on: delete its folder"
+        ) from None
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Where two settings differ, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} was {before}, is {now}"
