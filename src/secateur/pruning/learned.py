@@ -135,7 +135,7 @@ class Search(Recovery):
         distiller: Distiller,
         labels: Callable[[Batch], list[Tensor | None]] | None,
         gates: Gates,
-        costs: Sequence[CostModel],
+        costs: Mapping[str, CostModel],
         constraints: Constraints,
         seed: int,
     ) -> None:
@@ -152,7 +152,7 @@ class Search(Recovery):
         loss, terms = super().loss(batch, share)
         fractions = self.fractions()
         self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
-        terms |= {f"cost {i}": float(each) for i, each in enumerate(self._fractions)}
+        terms |= dict(zip(self.costs, self._fractions.tolist(), strict=True))
         return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
 
     def stepped(self) -> None:
@@ -162,7 +162,7 @@ class Search(Recovery):
     def fractions(self) -> Tensor:
         """Expected costs as fractions of the unpruned model's, [costs], float64."""
         counts = self.gates.expected_counts()
-        return torch.stack([cost.of(counts) / cost.dense for cost in self.costs])
+        return torch.stack([cost.of(counts) / cost.dense for cost in self.costs.values()])
 
     @torch.no_grad()
     def open_masks(self) -> dict[str, Tensor]:
@@ -200,6 +200,7 @@ class LearnedMethod:
         progress: told about the work as it goes.
         validate: word error rate of a recogniser; None: nothing is validated.
         audio_seconds: length of the utterance that multiply-accumulates are counted for.
+        log: given each row of the history as it comes, and the phase that it is of.
 
     Attributes:
         history: by phase, figures of its steps.
@@ -220,11 +221,12 @@ class LearnedMethod:
         *,
         validate: Callable[[Recognizer], float] | None = None,
         audio_seconds: float = 10.0,
+        log: Callable[[str, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
         self.workspace, self.progress, self.validate = workspace, progress, validate
-        self.audio_seconds = audio_seconds
+        self.audio_seconds, self.log = audio_seconds, log
         self.history: dict[str, list[dict[str, float]]] = {}
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
@@ -292,10 +294,12 @@ class LearnedMethod:
                 )
             begin = opening(self.groups, decision.scores, decision.plan) if known else {}
             gates = Gates(self.groups, open_probability=begin).to(student.model.device)
-            costs = [self.costs[name] for name in self.limited]
+            costs = {name: self.costs[name] for name in self.limited}
             with torch.no_grad():
                 counts = gates.expected_counts()
-                constraints = Constraints(self.targets, [float(c.of(counts)) / c.dense for c in costs])
+                constraints = Constraints(
+                    self.targets, [float(c.of(counts)) / c.dense for c in costs.values()]
+                )
             distiller = Distiller(teacher, student, self.groups, None, self.settings.distillation)
             objective = Search(distiller, self._labels(), gates, costs, constraints, self.oneshot.seed)
             parameters = [
@@ -379,8 +383,16 @@ class LearnedMethod:
         self.progress.begin(phase, loop.length.steps)
 
         def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
+            nonlocal logged
+            if self.log is not None:
+                for row in at.history[logged:]:
+                    self.log(phase, row)
+                logged = len(at.history)
             self.progress.total = at.total
             shown = {name: f"{value:.3g}" for name, value in figures.items()}
+            for name, target in zip(self.limited, self.targets, strict=True):
+                if name in shown:
+                    shown[name] += f" → {target:.3g}"
             errors = [row["WER"] for row in at.history if "WER" in row]
             if errors:
                 shown["WER"] = f"{errors[-1]:.2%}"
@@ -408,6 +420,8 @@ class LearnedMethod:
             validate=validate if self.validate is not None else None,
             report=report,
         )
+        # A phase that is taken up again logged these in an earlier run.
+        logged = len(trainer.progress.history)
         self.history[phase] = trainer.run(feed).history
 
     def _length(self, phase: str) -> Length:
