@@ -1,0 +1,84 @@
+"""Pruning by learning to several budgets: masks, weights and multipliers together, then recovery.
+
+Pruned on `fit` as untranscribed audio, decided and measured on `valid`. A row whose result exists is skipped unless
+--again; one that was stopped goes on where it was. With --publish its model is measured on `test` too, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from benchmarks.oneshot import row_name, test_row
+from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
+from secateur import PruneSettings, prune
+from secateur.progress import ProgressBar
+from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.oneshot import OneShot
+
+BUDGETS = ("params=50%,macs=50%", "params=70%,macs=70%", "params=30%,macs=30%")
+
+
+def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures:
+    """Prune, and measure on `valid`."""
+    learned = Learned(minutes=options.minutes, steps=options.steps, phases=tuple(options.phases))
+    oneshot = OneShot(seed=options.seed)
+    settings = PruneSettings(
+        str(model_file()),
+        data=str(speech("fit")),
+        keep=budget,
+        valid=str(speech("valid")),
+        valid_limit=options.limit,
+        oneshot=oneshot,
+        learned=learned,
+    )
+    with ProgressBar("pruning") as progress:
+        pruned = prune(settings, folder, progress=progress)
+    report = pruned.report
+    return {
+        "budget": budget,
+        "settings": asdict(learned) | {"oneshot": asdict(oneshot)},
+        "kept": report["kept"],
+        "units": report["units"],
+        "history": report["history"],
+        "fit_seconds": report["audio_seconds"],
+        "wall_seconds": report["wall_seconds"],
+        "valid": {name: value for name, value in report["after"].items() if name != "worst"},
+        "comparison": report["comparison"],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the rows that are missing."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--budgets", nargs="+", default=BUDGETS)
+    parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES)
+    parser.add_argument(
+        "--minutes", type=float, default=Learned.minutes, help="of start, search and recovery"
+    )
+    parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
+    parser.add_argument("--name", default="learned", help="what the results' names begin with")
+    parser.add_argument("--publish", action="store_true", help="measure on test too")
+    parser.add_argument("--again", action="store_true", help="measure rows anew that have a result")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, help="folder for the pruned models")
+    options = parse(parser, arguments)
+    models = options.models or OUT / ("models" if options.limit is None else "trials/models")
+
+    here = {"options": options, "benchmark": "benchmarks.learned", "seed": options.seed}
+    for budget in options.budgets:
+        name = row_name(budget, options.name)
+        folder = models / name
+        result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
+        if options.again or not result.exists():
+            tested.unlink(missing_ok=True)
+            record(name, partial(prune_row, budget, folder, options), **here)
+        if options.publish and not tested.exists():
+            record(f"{name}_test", partial(test_row, folder, options), **here)
+
+
+if __name__ == "__main__":
+    main()

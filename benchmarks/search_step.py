@@ -1,0 +1,134 @@
+"""What learning masks costs: a step of the search against one of plain distillation of the unpruned model, in turns.
+
+On batches of `fit`, forward, backward and optimiser. Also the part of a search step that gates and multipliers take by
+themselves, and how long the loop waits for data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.record import Figures, argument_parser, model_file, parse, record, speech
+from secateur import Recognizer, load
+from secateur.pruning.constraint import Constraints
+from secateur.pruning.distillation import Distillation, Distiller
+from secateur.pruning.gates import Gates
+from secateur.pruning.learned import Learned, Recovery, Search, autocast_type
+from secateur.speech.augmentation import Augmentation
+from secateur.speech.corpus import open_corpus
+from secateur.speech.pool import SpeechPool
+from secateur.speech.skips import SkipLog
+from secateur.structure.cost import mac_cost, parameter_cost
+from secateur.structure.groups import find_groups
+from secateur.structure.masking import masked
+from secateur.training.feed import Batch, Feed
+
+WARM_UP = 2
+
+
+def measure(steps: int, utterances: int) -> Figures:
+    """Seconds of both kinds of step, over the same batches."""
+    teacher = load(model_file())
+    groups = find_groups(teacher.model)
+    costs = [parameter_cost(groups), mac_cost(groups, teacher.model, 10.0)]
+    settings = Learned()
+    students = [
+        Recognizer(copy.deepcopy(teacher.model), teacher.features, teacher.tokenizer) for _ in range(2)
+    ]
+    plain, hidden = (Distiller(teacher, student, groups, None, Distillation()) for student in students)
+    gates = Gates(groups)
+    search = Search(hidden, None, gates, costs, Constraints([0.5, 0.5]), seed=0)
+    recovery = Recovery(plain, None)
+    rates: list[list[dict[str, Any]]] = [
+        [{"params": list(students[0].model.parameters()), "lr": settings.rate}],
+        [
+            {"params": list(students[1].model.parameters()), "lr": settings.rate},
+            *gates.parameter_groups(settings.gate_rate, settings.gate_rate),
+        ],
+    ]
+    optimizers = [torch.optim.AdamW(groups_, fused=True) for groups_ in rates]
+    autocast = autocast_type(settings.precision, teacher.model)
+    pool = SpeechPool.read(open_corpus(speech("fit"), limit=utterances), teacher.sample_rate, skips=SkipLog())
+
+    def step(objective: Recovery, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+        start = perf_counter()
+        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+            loss, _ = objective.loss(batch, 0.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+        optimizer.step()
+        objective.stepped()
+        optimizer.zero_grad()
+        return perf_counter() - start
+
+    def bookkeeping() -> float:
+        """What gates and multipliers take by themselves, forward and backward."""
+        start = perf_counter()
+        masks = gates.sample(torch.Generator().manual_seed(0))
+        term = search.constraints.term(search.fractions()) + sum(mask.sum() for mask in masks.values()) * 0
+        term.backward()
+        gates.zero_grad()
+        search.stepped()
+        return perf_counter() - start
+
+    seconds: dict[str, list[float]] = {"plain": [], "search": [], "gates": []}
+    feed = Feed(
+        pool,
+        teacher.prepare,
+        sample_rate=teacher.sample_rate,
+        batch_seconds=settings.batch_seconds,
+        augmentation=Augmentation(),
+        seed=0,
+    )
+    audio, began = 0.0, perf_counter()
+    with masked(students[1].model, groups, search.masks), feed as batches:
+        for batch in batches:
+            if batch.step == WARM_UP:
+                waited_before, began = feed.waited, perf_counter()
+            taken = {
+                "plain": step(recovery, optimizers[0], batch),
+                "search": step(search, optimizers[1], batch),
+            }
+            taken["gates"] = bookkeeping()
+            if batch.step >= WARM_UP:
+                for name, each in taken.items():
+                    seconds[name].append(each)
+                audio += batch.seconds
+            if batch.step + 1 == WARM_UP + steps:
+                break
+        waited = feed.waited - waited_before
+    wall = perf_counter() - began
+    means = {name: sum(each) / len(each) for name, each in seconds.items()}
+    return {
+        "steps": steps,
+        "seconds": means,
+        "search_over_plain": means["search"] / means["plain"],
+        "gates_share": means["gates"] / means["search"],
+        "waiting_share": waited / wall,
+        "audio_per_second": {name: audio / sum(seconds[name]) for name in ("plain", "search")},
+        "autocast": str(autocast),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the ratio."""
+    parser = argument_parser(__doc__, hears=False)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--utterances", type=int, default=200)
+    options = parse(parser, arguments)
+    record(
+        "search_step",
+        partial(measure, options.steps, options.utterances),
+        options,
+        benchmark="benchmarks.search_step",
+    )
+
+
+if __name__ == "__main__":
+    main()
