@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -71,13 +74,16 @@ class Loop:
         length: of the phase.
         clip: bound on the length of the gradient.
         autocast: precision of the computation; that of the weights if None.
-        validations: how often the model is validated, evenly spread, the last time after the last step.
+        validations: how often the model is validated, evenly spread, the last time after the last step; and once more
+            before the first one.
+        keeps_best: whether the phase ends with the model that was validated best, or with the last one.
     """
 
     length: Length
     clip: float = 1.0
     autocast: torch.dtype | None = None
     validations: int = 4
+    keeps_best: bool = False
 
 
 @dataclass
@@ -130,7 +136,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.progress = Progress(total=loop.length.steps)
         self._broken = 0
-        self._resumed = checkpoint is not None and checkpoint.exists() and self._restore(checkpoint)
+        self._pause = CHECKPOINT_SECONDS
+        self._since = perf_counter()
+        self._probed = self._validating = 0.0
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoint)
 
     def run(self, feed: Callable[[int], Feed]) -> Progress:
         """Train to the end of the phase.
@@ -140,32 +150,26 @@ class Trainer:
 
         Raises:
             SecateurError: the loss is not finite any more.
-            KeyboardInterrupt: after what is done has been written.
+            KeyboardInterrupt: after the step that was being done, and after what is done has been written.
         """
         progress = self.progress
-        if self.validate is not None and not progress.history:
-            progress.history.append({"step": 0, "WER": self._validated()})
-        with feed(progress.step) as batches:
+        self._since = perf_counter()
+        if not progress.history:
+            self._validate()
+        with _patience() as interrupted, feed(progress.step) as batches:
             written = perf_counter()
-            try:
-                for batch in batches:
-                    if progress.total is not None and progress.step >= progress.total:
-                        break
-                    self._step(batch)
-                    if self.checkpoint is not None and perf_counter() - written > self._pause:
-                        written = self._write(self.checkpoint)
-            except KeyboardInterrupt:
-                if self.checkpoint is not None:
-                    self._write(self.checkpoint)
-                raise
+            while (progress.total is None or progress.step < progress.total) and not interrupted():
+                self._step(next(batches))
+                if perf_counter() - written > self._pause:
+                    written = self._write()
+            if interrupted():
+                self._write()
         if progress.best is not None:
             self.objective.load_model_state(progress.best[1])
         return progress
 
-    _pause = CHECKPOINT_SECONDS
-
     def _step(self, batch: Batch) -> None:
-        progress, start = self.progress, perf_counter()
+        progress = self.progress
         share = 0.0 if progress.total is None else progress.step / progress.total
         factor = self._rate(progress.step, share)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -186,8 +190,7 @@ class Trainer:
             )
         self.optimizer.zero_grad()
         progress.step += 1
-        progress.spent += perf_counter() - start
-        self._plan(perf_counter() - start)
+        self._plan(self._lap())
         self._note(figures)
         if self.report is not None:
             self.report(progress, batch.seconds, figures)
@@ -203,52 +206,51 @@ class Trainer:
         if progress.total is not None:
             return
         assert length.seconds is not None, "a phase has steps or seconds"
-        if progress.step <= PROBE_STEPS // 4:
-            self._probed = 0.0
-            return
-        self._probed += seconds
+        if progress.step > PROBE_STEPS // 4:
+            self._probed += seconds
         if progress.step == PROBE_STEPS:
             each = self._probed / (PROBE_STEPS - PROBE_STEPS // 4)
-            left = length.seconds - progress.spent
             # The first validation is in what was spent; so many are to come.
-            validating = self._validation_seconds * self.loop.validations
-            progress.total = PROBE_STEPS + max(0, int((left - validating) / each))
-
-    _probed = 0.0
-    _validation_seconds = 0.0
+            left = length.seconds - progress.spent - self._validating * self.loop.validations
+            progress.total = PROBE_STEPS + max(0, int(left / each))
 
     def _note(self, figures: Mapping[str, float]) -> None:
         """Keep figures of some steps, and validate where it is time."""
+        step, total = self.progress.step, self.progress.total
+        if total is None:
+            return
+        if step % max(1, total // HISTORY) == 0 and self._broken == 0:
+            self.progress.history.append({"step": float(step), **figures})
+        # Spread over all steps; those of the probe, when nobody knew, are left out.
+        if step * self.loop.validations // total > (step - 1) * self.loop.validations // total:
+            self._validate()
+
+    def _validate(self) -> None:
+        """Measure the model, and keep it if it is the best so far."""
+        if self.validate is None or not self.loop.validations:
+            return
         progress = self.progress
-        if progress.total is None:
-            return
-        row = {"step": float(progress.step), **figures}
-        if progress.step % max(1, progress.total // HISTORY) == 0:
-            progress.history.append(row)
-        every = max(1, progress.total // max(1, self.loop.validations))
-        last = progress.step >= progress.total
-        if self.validate is None or not (last or progress.step % every == 0):
-            return
-        if not last and progress.total - progress.step < every:
-            return
-        value = self._validated()
+        self._lap()
+        value = self.validate()
+        self._validating = self._lap()
         progress.history.append({"step": float(progress.step), "WER": value})
-        if progress.best is None or value <= progress.best[0]:
+        if self.loop.keeps_best and (progress.best is None or value <= progress.best[0]):
             progress.best = value, self.objective.model_state()
 
-    def _validated(self) -> float:
-        assert self.validate is not None
-        start = perf_counter()
-        value = self.validate()
-        self._validation_seconds = perf_counter() - start
-        self.progress.spent += self._validation_seconds
-        return value
+    def _lap(self) -> float:
+        """Seconds since the last time, which were spent on the phase: data that was waited for, checkpoints and all."""
+        now = perf_counter()
+        seconds, self._since = now - self._since, now
+        self.progress.spent += seconds
+        return seconds
 
-    def _write(self, path: Path) -> float:
-        start = perf_counter()
-        progress = self.progress
+    def _write(self) -> float:
+        start, progress = perf_counter(), self.progress
+        # Until the length is known the phase begins anew, lest its length depend on when it was stopped.
+        if self.checkpoint is None or progress.total is None:
+            return start
         write_state(
-            path,
+            self.checkpoint,
             {
                 "step": progress.step,
                 "total": progress.total,
@@ -263,11 +265,8 @@ class Trainer:
         self._pause = max(CHECKPOINT_SECONDS, (perf_counter() - start) / CHECKPOINT_SHARE)
         return perf_counter()
 
-    def _restore(self, path: Path) -> bool:
+    def _restore(self, path: Path) -> None:
         state = read_state(path)
-        if state["total"] is None:
-            # The speed was not known yet: the phase begins anew, lest its length depend on when it was stopped.
-            return False
         self.objective.load_model_state(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -279,4 +278,30 @@ class Trainer:
             state["history"],
             None if best is None else tuple(best),
         )
-        return True
+
+
+@contextmanager
+def _patience() -> Iterator[Callable[[], bool]]:
+    """Within the context a first Ctrl-C waits to be asked for, and ends the context; a second one does not wait.
+
+    In the middle of a step weights, moments and multipliers are of different steps, and could not be gone on from.
+    """
+    pressed = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    # Another thread gets no signals, and another handler knows what it does.
+    waits = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if waits:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        if waits:
+            signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
