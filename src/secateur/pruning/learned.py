@@ -378,7 +378,9 @@ class LearnedMethod:
         loop = Loop(
             self._length(phase),
             autocast=autocast_type(settings.precision, self.recognizer.model),
-            validations=settings.validations if self.validate is not None else 0,
+            validations=settings.validations,
+            # The budget is met at the end of the search only, so that what came before tells nothing of it.
+            keeps_best=phase == "recover",
         )
         self.progress.begin(phase, loop.length.steps)
 
