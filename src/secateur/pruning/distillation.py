@@ -112,6 +112,14 @@ class Distiller:
         loss = sum((getattr(self.settings, name) * term for name, term in terms.items()), log.new_zeros(()))
         return loss, {name: float(term.detach()) for name, term in terms.items()}
 
+    def state_dict(self) -> dict[str, Tensor | None]:
+        """What the next loss depends on besides the two models: how layers were seen to resemble each other."""
+        return {"distances": self._distances}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | None]) -> None:
+        """Take over what `state_dict` gave."""
+        self._distances = state["distances"]
+
     def _hidden(self, h: Sequence[Tensor], k: Sequence[Tensor], weight: Tensor) -> Tensor:
         """Mean over the student's layers of the relative distance to the teacher's layer that each is matched to."""
         if self._width is not None:
@@ -125,6 +133,9 @@ class Distiller:
     def _match(self, h: Sequence[Tensor], k: Sequence[Tensor], weight: Tensor) -> None:
         """Match each of the student's layers to the teacher's that it resembles most, in their order."""
         now = torch.stack([torch.stack([distance(each, other, weight) for other in k]) for each in h]).cpu()
+        if not now.isfinite().all():
+            # The step will not be taken, and must not be remembered either.
+            return
         before = now if self._distances is None else self._distances
         self._distances = MATCHING_MEMORY * before + (1 - MATCHING_MEMORY) * now
         self._matches = in_order(self._distances)

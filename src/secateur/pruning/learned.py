@@ -121,10 +121,10 @@ class Recovery:
         self.model.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return self.distiller.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """There is nothing."""
+        self.distiller.load_state_dict(state)
 
 
 class Search(Recovery):
