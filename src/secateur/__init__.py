@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from secateur.errors import SecateurError
     from secateur.evaluation.evaluate import evaluate
     from secateur.pruning.budget import Budget
-    from secateur.pruning.prune import PruneSettings, prune
+    from secateur.pruning.prune import prune
+    from secateur.pruning.settings import PruneSettings
     from secateur.recognizer import Recognizer, load
     from secateur.structure.plan import PruningPlan
 
@@ -29,7 +30,7 @@ __all__ = [
 
 _HOMES = {
     "Budget": "secateur.pruning.budget",
-    "PruneSettings": "secateur.pruning.prune",
+    "PruneSettings": "secateur.pruning.settings",
     "PruningPlan": "secateur.structure.plan",
     "Recognizer": "secateur.recognizer",
     "SecateurError": "secateur.errors",

@@ -8,25 +8,24 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 import transformers
-import yaml
 
 from secateur import __version__
-from secateur.errors import SecateurError
 from secateur.evaluation.comparison import compare
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.results import Evaluation
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
-from secateur.pruning.learned import Learned, LearnedMethod
-from secateur.pruning.oneshot import OneShot, prune_oneshot
+from secateur.pruning.learned import LearnedMethod
+from secateur.pruning.oneshot import prune_oneshot
+from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, Waveform, load
 from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import Corpus, open_corpus
@@ -38,46 +37,6 @@ from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.workspace import Workspace
-
-METHODS = ("learned", "oneshot")
-"""How to prune; the first is the default."""
-
-
-@dataclass(frozen=True, slots=True)
-class PruneSettings:
-    """Everything that decides a run, and nothing else; ``run.yaml`` holds it.
-
-    Attributes:
-        model: what is pruned.
-        data: speech that it is pruned on; transcripts are not needed.
-        keep: the budget.
-        valid: transcribed speech that word error rates before and after are measured on; None: they are not.
-        valid_limit: its first so many utterances; None: all.
-        method: one of `METHODS`.
-        oneshot: settings of scores and of closed-form refitting, which every method begins with.
-        learned: settings of the learned method.
-        audio_seconds: length of the utterance that multiply-accumulates and latency are for.
-        multiple_of: hold the numbers of units to multiples of this.
-        min_heads: heads that every attention module keeps.
-        width: offer the residual width too.
-    """
-
-    model: str | Path
-    data: str | Path
-    keep: str
-    valid: str | Path | None = None
-    valid_limit: int | None = None
-    method: str = METHODS[0]
-    oneshot: OneShot = field(default_factory=OneShot)
-    learned: Learned = field(default_factory=Learned)
-    audio_seconds: float = 10.0
-    multiple_of: int = 1
-    min_heads: int = 0
-    width: bool = False
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise SecateurError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +61,13 @@ def prune(
     recognizer: Recognizer | None = None,
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
+    tell: Callable[[str], object] | None = None,
+    log: Callable[[str, Mapping[str, float]], None] | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
+
+    What the learned method has done is kept in ``OUT.unfinished`` until the result is there, so that the same call goes on
+    after it was stopped.
 
     >>> pruned = prune(PruneSettings("model.nemo", data="speech/", keep="params=50%,macs=50%"), out="smaller")
     >>> pruned.recognizer.transcribe("meeting.wav").text
@@ -114,9 +78,11 @@ def prune(
         recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
         skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
+        tell: told what cannot be seen from the progress, in a sentence.
+        log: given each row of the learned method's history as it comes, and the phase that it is of.
 
     Raises:
-        SecateurError: something that is asked for is not there, not sound, or not possible. Nothing is written then.
+        SecateurError: something that is asked for is not there, not sound, or not possible. There is no result then.
     """
     if out is not None:
         check_free(Path(out))
@@ -126,77 +92,90 @@ def prune(
     budget = Budget.parse(settings.keep)
     data = open_corpus(settings.data)
     valid = None if settings.valid is None else open_corpus(settings.valid)
-    with clock.time("load"):
-        dense = recognizer or load(settings.model)
-        groups = find_groups(
-            dense.model, width=settings.width, multiple_of=settings.multiple_of, min_heads=settings.min_heads
-        )
-        costs = _costs(budget, groups, dense, settings.audio_seconds)
-    scored: list[Evaluation] = []
-    if valid is not None:
-        # First, so that speech which cannot be scored is refused before the work.
-        with clock.time("evaluate"):
-            progress.begin("evaluating before")
-            scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
-    workspace = Workspace(None)
-    if settings.method == "learned" and out is not None:
-        workspace = Workspace.of(Path(out), asdict(settings))
-    history: dict[str, Any] = {}
-    with clock.time("read"):
-        progress.begin("reading speech")
-        batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
-        minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-        sample, pool = _read(settings, data, dense.sample_rate, minutes, batch_seconds, skips)
-    with clock.time("prune"):
-        if pool is None:
-            plan, smaller = prune_oneshot(
-                dense,
-                groups,
-                costs,
-                budget,
-                sample,
-                settings.oneshot,
-                progress.stage,
-                audio_seconds=settings.audio_seconds,
+    with _workspace(settings, out) as workspace:
+        if workspace.resumes and tell is not None:
+            tell(f"going on with the run in {workspace.folder}")
+        with clock.time("load"):
+            dense = recognizer or load(settings.model)
+            groups = find_groups(
+                dense.model,
+                width=settings.width,
+                multiple_of=settings.multiple_of,
+                min_heads=settings.min_heads,
             )
-        else:
-            run = LearnedMethod(
-                dense,
-                groups,
-                costs,
-                budget,
-                pool,
-                sample,
-                settings.oneshot,
-                settings.learned,
-                workspace,
-                progress,
-                validate=_validation(valid, settings.learned.valid_utterances),
-                audio_seconds=settings.audio_seconds,
+            costs = _costs(budget, groups, dense, settings.audio_seconds)
+        scored: list[Evaluation] = []
+        if valid is not None:
+            # First, so that speech which cannot be scored is refused before the work.
+            with clock.time("evaluate"):
+                progress.begin("evaluating before")
+                scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
+        history: dict[str, Any] = {}
+        with clock.time("read"):
+            progress.begin("reading speech")
+            batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
+            minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
+            sample, pool = _read(settings, data, dense.sample_rate, minutes, batch_seconds, skips)
+        with clock.time("prune"):
+            if pool is None:
+                plan, smaller = prune_oneshot(
+                    dense,
+                    groups,
+                    costs,
+                    budget,
+                    sample,
+                    settings.oneshot,
+                    progress.stage,
+                    audio_seconds=settings.audio_seconds,
+                )
+            else:
+                run = LearnedMethod(
+                    dense,
+                    groups,
+                    costs,
+                    budget,
+                    pool,
+                    sample,
+                    settings.oneshot,
+                    settings.learned,
+                    workspace,
+                    progress,
+                    validate=_validation(valid, settings.learned.valid_utterances),
+                    audio_seconds=settings.audio_seconds,
+                    log=log,
+                )
+                plan, smaller = run.run()
+                history = run.history
+        heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
+        del sample, pool
+        if valid is not None:
+            with clock.time("evaluate"):
+                progress.begin("evaluating after")
+                scored.append(evaluate(smaller, valid, limit=settings.valid_limit, progress=progress))
+        report = _report(settings, budget, groups, plan, costs, scored) | {
+            "audio_seconds": round(heard, 1),
+            "skipped": skips.skipped,
+            "history": history,
+            "wall_seconds": clock.seconds,
+            "environment": environment()
+            | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
+        }
+        if out is not None:
+            progress.begin("writing")
+            save_pruned(
+                smaller.model,
+                plan,
+                out,
+                beside=lambda folder: _write_beside(folder, smaller, settings, report),
             )
-            plan, smaller = run.run()
-            history = run.history
-    heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
-    del sample, pool
-    if valid is not None:
-        with clock.time("evaluate"):
-            progress.begin("evaluating after")
-            scored.append(evaluate(smaller, valid, limit=settings.valid_limit, progress=progress))
-    report = _report(settings, budget, groups, plan, costs, scored) | {
-        "audio_seconds": round(heard, 1),
-        "skipped": skips.skipped,
-        "history": history,
-        "wall_seconds": clock.seconds,
-        "environment": environment()
-        | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
-    }
-    if out is not None:
-        progress.begin("writing")
-        save_pruned(
-            smaller.model, plan, out, beside=lambda folder: _write_beside(folder, smaller, settings, report)
-        )
-    workspace.close()
-    return Pruned(smaller, plan, report)
+        return Pruned(smaller, plan, report)
+
+
+def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
+    """Where a method that takes long keeps what it has done."""
+    if settings.method == "oneshot" or out is None:
+        return Workspace(None)
+    return Workspace.of(Path(out), settings.plain())
 
 
 def _read(
@@ -278,9 +257,7 @@ def _write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, re
     """The files that a recogniser needs besides its model, and what it came from."""
     smaller.features.save_pretrained(folder)
     smaller.tokenizer.save_pretrained(folder)
-    run = {"secateur": asdict(settings), "environment": report["environment"]}
-    plain = json.loads(json.dumps(run, default=str))
-    (folder / "run.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    settings.to_yaml(folder / "run.yaml", report["environment"])
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from secateur.errors import SecateurError, reason
@@ -15,10 +16,10 @@ SETTINGS = "settings.json"
 
 
 class Workspace:
-    """The stages of one run that are done, each in a file.
+    """The stages of one run that are done, each in a file; a context that leaves nothing once the run is finished.
 
-    >>> workspace = Workspace.of("smaller", {"keep": "params=50%"})
-    >>> scores = workspace.stage("scores", compute_scores)
+    >>> with Workspace.of(Path("smaller"), {"keep": "params=50%"}) as workspace:
+    ...     scores = workspace.stage("scores", compute_scores)
 
     Args:
         folder: where; None: nothing is kept, and what is asked for is made.
@@ -34,24 +35,40 @@ class Workspace:
         Raises:
             SecateurError: a run with other settings was stopped there, or nothing can be written there.
         """
-        folder = result.with_name(f"{result.name}.unfinished")
-        known, plain = folder / SETTINGS, json.loads(json.dumps(settings, default=str))
-        if known.is_file():
+        workspace = cls(cls.place(result))
+        folder, plain = cls.place(result), json.loads(json.dumps(settings, default=str))
+        known = folder / SETTINGS
+        if workspace.resumes and known.is_file():
             differences = list(_differences(_read(known), plain))
             if differences:
                 raise SecateurError(
                     f"{folder} holds an unfinished run with other settings ({'; '.join(differences)}): "
                     "give the same ones to go on with it, or delete the folder"
                 )
-        else:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise SecateurError(
-                    f"{folder} cannot be written: {reason(error)}; choose another place"
-                ) from None
-        return cls(folder)
+            return workspace
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise SecateurError(
+                f"{folder} cannot be written: {reason(error)}; choose another place"
+            ) from None
+        return workspace
+
+    @staticmethod
+    def place(result: Path) -> Path:
+        """The folder of the workspace of the run that writes ``result``."""
+        return result.with_name(f"{result.name}.unfinished")
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Delete everything, unless the run was stopped with something to go on from."""
+        if kind is None or not self.resumes:
+            self.close()
 
     @property
     def resumes(self) -> bool:
@@ -93,4 +110,11 @@ def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
         for key in dict.fromkeys([*before, *now]):
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
-        yield f"{name} was {before}, is {now}"
+        yield f"{name} was {_words(before)}, is {_words(now)}"
+
+
+def _words(value: Any) -> str:
+    """A setting's value as a sentence has it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)

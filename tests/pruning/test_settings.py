@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import SecateurError
+from secateur.pruning.distillation import Distillation
+from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scores import SCORES
+from secateur.pruning.settings import METHODS, PruneSettings
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+NUMBERS = st.floats(0, allow_infinity=False) | st.integers(0, 10**6)
+COUNTS = st.integers(0, 10**9)
+
+SETTINGS = st.builds(
+    PruneSettings,
+    model=TEXTS,
+    data=TEXTS,
+    keep=TEXTS,
+    valid=st.none() | TEXTS,
+    valid_limit=st.none() | COUNTS,
+    method=st.sampled_from(METHODS),
+    oneshot=st.builds(
+        OneShot,
+        score=st.sampled_from(sorted(SCORES)),
+        score_minutes=NUMBERS,
+        uniform=st.booleans(),
+        seed=st.integers(),
+    ),
+    learned=st.builds(
+        Learned,
+        minutes=NUMBERS,
+        steps=st.none() | COUNTS,
+        phases=st.lists(st.sampled_from(PHASES)).map(tuple),
+        rate=NUMBERS,
+        augment=st.booleans(),
+        distillation=st.builds(Distillation, output=NUMBERS, task=NUMBERS),
+        precision=st.sampled_from(["auto", "bfloat16", "float32"]),
+    ),
+    audio_seconds=NUMBERS,
+    width=st.booleans(),
+)
+
+
+@given(settings=SETTINGS)
+def test_settings_come_back_from_the_file_as_they_were(
+    settings: PruneSettings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("run") / "run.yaml"
+    settings.to_yaml(path, {"secateur": "0.1"})
+    assert PruneSettings.from_yaml(path) == settings
+
+
+def test_paths_come_back_as_text(tmp_path: Path) -> None:
+    PruneSettings(Path("model.nemo"), Path("speech"), "params=50%").to_yaml(tmp_path / "run.yaml", {})
+    assert PruneSettings.from_yaml(tmp_path / "run.yaml") == PruneSettings(
+        "model.nemo", "speech", "params=50%"
+    )
+
+
+def written(path: Path, **others: object) -> Path:
+    section = {"model": "model.nemo", "data": "speech", "keep": "params=50%"} | others
+    path.write_text(yaml.safe_dump({"secateur": section}))
+    return path
+
+
+def test_what_a_file_does_not_say_has_its_default(tmp_path: Path) -> None:
+    settings = PruneSettings.from_yaml(written(tmp_path / "run.yaml", learned={"steps": 10}))
+    assert settings == PruneSettings("model.nemo", "speech", "params=50%", learned=Learned(steps=10))
+
+
+def test_a_rate_may_be_written_without_a_dot(tmp_path: Path) -> None:
+    path = written(tmp_path / "run.yaml")
+    path.write_text(path.read_text() + "  learned: {rate: 3e-5}\n")
+    assert PruneSettings.from_yaml(path).learned.rate == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"speed": 3}, "speed is 3, but there is no such setting; there are model, data, keep,"),
+        (
+            {"learned": {"stepps": 3}},
+            "learned.stepps is 3, but there is no such setting; there are minutes, steps,",
+        ),
+        ({"keep": 50}, "keep is 50, which is not text"),
+        ({"valid_limit": "all"}, "valid_limit is 'all', which is not a whole number or null"),
+        ({"multiple_of": 8.5}, "multiple_of is 8.5, which is not a whole number"),
+        ({"multiple_of": True}, "multiple_of is True, which is not a whole number"),
+        ({"width": 1}, "width is 1, which is not true or false"),
+        ({"oneshot": {"score_minutes": "long"}}, "oneshot.score_minutes is 'long', which is not a number"),
+        ({"learned": {"phases": "search"}}, "learned.phases is 'search', which is not a list"),
+        ({"learned": {"phases": [1]}}, r"learned.phases\[0\] is 1, which is not text"),
+        ({"learned": {"phases": ["find"]}}, "there is no phase 'find'; choose among start,"),
+        ({"learned": {"distillation": 2}}, "learned.distillation is 2, which is not a section of settings"),
+        ({"learned": None}, "learned is None, which is not a section of settings"),
+        ({"method": "scissors"}, "there is no method 'scissors'; choose one of"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_cannot_be_is_named_with_its_value(
+    tmp_path: Path, others: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SecateurError, match=f"run.yaml: {said}") as caught:
+        PruneSettings.from_yaml(written(tmp_path / "run.yaml", **others))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "has no section 'secateur'; give the run.yaml of a result"),
+        (b"- a list", "has no section 'secateur'"),
+        (b"secateur: [a, list]", "secateur is .'a', 'list'., which is not a section"),
+        (b"secateur: {model: m, data: d}", "keep is missing; add it under secateur"),
+        (b"secateur: {model: m", "is no YAML: "),
+        (b"\xff\xfe\xfd", "cannot be read: .*; give the run.yaml of a result"),
+    ],
+)
+def test_a_file_that_is_no_run_is_refused(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(text)
+    with pytest.raises(SecateurError, match=f"run.yaml:? {said}") as caught:
+        PruneSettings.from_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.yaml", tmp_path):
+        with pytest.raises(SecateurError, match="cannot be read: "):
+            PruneSettings.from_yaml(path)
+
+
+def test_values_change_by_their_names() -> None:
+    before = PruneSettings("model.nemo", "speech", "params=50%", learned=Learned(rate=1e-3))
+    after = before.changed({"keep": "params=30%", "learned.steps": 7, "learned.distillation.task": 0.5})
+    assert after == PruneSettings(
+        "model.nemo",
+        "speech",
+        "params=30%",
+        learned=Learned(rate=1e-3, steps=7, distillation=Distillation(task=0.5)),
+    )
