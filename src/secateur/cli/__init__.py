@@ -1,0 +1,49 @@
+"""The command line: parse, call, print; the work is done elsewhere, and imported when a command runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from secateur import __version__
+from secateur.cli import evaluate, inspect, prune, transcribe
+from secateur.cli.common import say
+from secateur.errors import SecateurError
+
+INTERRUPTED = 130  # 128 and the signal's number, as shells have it.
+
+
+class Refusal(click.ClickException):
+    """A request that cannot be met, in one sentence on standard error."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"secateur: {self.message}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """Turns what users can put right into a sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SecateurError as error:
+            raise Refusal(str(error)) from error
+        except KeyboardInterrupt as interrupt:
+            say(str(interrupt) or "stopped by Ctrl-C before the end, so there is no result")
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="secateur")
+def main() -> None:
+    """Prune trained speech recognisers.
+
+    MODEL is a .nemo archive, a folder with a transformers or Secateur checkpoint, or the name of one on the hub.
+    """
+
+
+for command in (inspect.inspect, evaluate.evaluate, transcribe.transcribe, prune.prune):
+    main.add_command(command)

@@ -1,0 +1,135 @@
+"""What commands share: options, how a model is loaded and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from secateur.errors import SecateurError
+
+if TYPE_CHECKING:
+    from secateur.recognizer import Recognizer
+    from secateur.speech.skips import SkipLog
+
+STANDARD_OUTPUT = "-"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def say(text: str) -> None:
+    """Tell the user something, on standard error."""
+    click.echo(f"secateur: {text}", err=True)
+
+
+def _usable_device(_context: click.Context, _option: click.Parameter, name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise SecateurError(
+            f"PyTorch cannot compute on {name!r} here: give --device cpu, or cuda where it sees a GPU"
+        ) from None
+    return name
+
+
+def writable_file(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """Refuse before the work rather than after it."""
+    if name is not None and name != STANDARD_OUTPUT:
+        path = Path(name).absolute()
+        if path.is_dir() or not path.parent.is_dir():
+            raise SecateurError(f"{name} cannot be written: give a file in a folder that exists")
+    return name
+
+
+def model_options(command: _Command) -> _Command:
+    """What every command that loads a model takes."""
+    for option in reversed(
+        (
+            click.option(
+                "--device",
+                default="cpu",
+                callback=_usable_device,
+                help="Where the model computes: cpu, cuda, ...",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
+                help="Precision of the weights; the checkpoint's own by default.",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(1),
+                help="Threads of PyTorch; as many as there are cores by default.",
+            ),
+            click.option(
+                "--json",
+                "json_file",
+                metavar="FILE",
+                callback=writable_file,
+                help="Write the figures to FILE; - is standard output, and nothing else goes there.",
+            ),
+            click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+batch_seconds_option = click.option(
+    "--batch-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds of audio, padding included, that the model is given at once.",
+)
+
+
+def load_model(model: str, device: str, dtype: str | None, threads: int | None) -> Recognizer:
+    """The recogniser that the options of `model_options` ask for."""
+    import torch
+    from transformers.utils import logging
+
+    from secateur.recognizer import load
+
+    # transformers reports on its own loading; what matters of it comes back as errors.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return load(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
+
+
+def tell_skips(skips: SkipLog) -> None:
+    """Say what could not be read."""
+    if skips.skipped:
+        say(skips.summary())
+
+
+def finish(figures: object, json_file: str | None, *shown: object) -> None:
+    """Show results to people and write them for programs; not both on standard output."""
+    from rich.console import Console
+
+    if json_file != STANDARD_OUTPUT:
+        # Where nobody looks, nothing should be wrapped.
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        for each in shown:
+            if isinstance(each, str):
+                click.echo(each)
+            else:
+                console.print(each)
+    if json_file is None:
+        return
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    if json_file == STANDARD_OUTPUT:
+        click.echo(text)
+        return
+    try:
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SecateurError(f"cannot write {json_file}: {error.strerror or error}") from error

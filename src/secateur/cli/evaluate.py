@@ -1,0 +1,106 @@
+"""`secateur evaluate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from secateur.cli.common import (
+    batch_seconds_option,
+    finish,
+    load_model,
+    model_options,
+    tell_skips,
+    writable_file,
+)
+
+if TYPE_CHECKING:
+    from secateur.evaluation.results import Evaluation
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    help="Transcribed speech, see above.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first utterances.")
+@click.option(
+    "--normalise",
+    type=click.Choice(["none", "basic", "english"]),
+    default="basic",
+    show_default=True,
+    help="What is not counted as an error: nothing; case and punctuation; spelling of numbers and the like, too.",
+)
+@click.option(
+    "--utterances",
+    metavar="FILE.jsonl",
+    callback=writable_file,
+    help="Write each utterance's result, a line each.",
+)
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Show the N utterances with the most errors.",
+)
+@click.option("--against", metavar="MODEL2", help="Evaluate a second model and test whether the two differ.")
+@batch_seconds_option
+@model_options
+def evaluate(
+    model: str,
+    data: str,
+    limit: int | None,
+    normalise: str,
+    utterances: str | None,
+    worst: int,
+    against: str | None,
+    batch_seconds: float,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Measure how well and how fast MODEL hears DATA.
+
+    DATA is transcribed speech: a LibriSpeech folder, a NeMo manifest, a Lhotse cut set, or a folder of audio with
+    .txt files beside it.
+    """
+    from secateur.evaluation.comparison import compare
+    from secateur.evaluation.evaluate import evaluate
+    from secateur.progress import ProgressBar
+    from secateur.reporting.evaluation import comparison_text, evaluation_table
+    from secateur.speech.corpus import open_corpus
+    from secateur.speech.skips import SkipLog
+
+    corpus = open_corpus(data, limit=limit)
+
+    def run(name: str) -> Evaluation:
+        recognizer, skips = load_model(name, device, dtype, threads), SkipLog()
+        with ProgressBar("evaluating", quiet=quiet) as progress:
+            evaluation = evaluate(
+                recognizer,
+                corpus,
+                batch_seconds=batch_seconds,
+                normalise=normalise,
+                skips=skips,
+                progress=progress,
+            )
+        tell_skips(skips)
+        return evaluation
+
+    first = run(model)
+    if utterances is not None:
+        first.write_jsonl(utterances)
+    figures, shown = {"model": model, **first.to_json()}, [evaluation_table(model, first, worst)]
+    if against is not None:
+        second = run(against)
+        comparison = compare(first, second)
+        figures |= {"against": {"model": against, **second.to_json()}, "comparison": comparison.to_json()}
+        shown += [evaluation_table(against, second, worst), comparison_text(comparison)]
+    finish(figures, json_file, *shown)

@@ -1,0 +1,51 @@
+"""`secateur inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from secateur.cli.common import finish, load_model, model_options
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Length of the audio.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Utterances at once when time is measured.",
+)
+@click.option(
+    "--depth", type=click.IntRange(0), default=2, show_default=True, help="Levels of the tree to show."
+)
+@click.option("--measure/--no-measure", default=True, help="Measure time, besides counting.")
+@model_options
+def inspect(
+    model: str,
+    seconds: float,
+    batch: int,
+    depth: int,
+    measure: bool,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Show the size, the work and the time of each part of MODEL."""
+    from secateur.progress import ProgressBar
+    from secateur.reporting.inspection import inspection_table
+    from secateur.structure.inspect import inspect
+
+    recognizer = load_model(model, device, dtype, threads)
+    with ProgressBar("inspecting", quiet=quiet):
+        inspection = inspect(recognizer, seconds=seconds, batch=batch, measure=measure)
+    finish({"model": model, **inspection.to_json()}, json_file, inspection_table(inspection, depth))

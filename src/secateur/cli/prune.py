@@ -1,0 +1,228 @@
+"""`secateur prune`: settings come from a run.yaml or are the defaults, and what the command line says goes above them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, say, tell_skips
+from secateur.errors import SecateurError
+
+if TYPE_CHECKING:
+    from secateur.pruning.settings import PruneSettings
+
+SETTINGS = {
+    "model": "model",
+    "data": "data",
+    "keep": "keep",
+    "valid": "valid",
+    "limit": "valid_limit",
+    "method": "method",
+    "score": "oneshot.score",
+    "score_minutes": "oneshot.score_minutes",
+    "refit_minutes": "oneshot.reconstruct_minutes",
+    "uniform": "oneshot.uniform",
+    "seed": "oneshot.seed",
+    "minutes": "learned.minutes",
+    "steps": "learned.steps",
+    "phases": "learned.phases",
+    "batch_seconds": "learned.batch_seconds",
+    "augment": "learned.augment",
+    "precision": "learned.precision",
+    "multiple_of": "multiple_of",
+    "min_heads": "min_heads",
+    "width": "width",
+}
+"""Options that decide a run, and their names in `PruneSettings`."""
+
+REQUIRED = ("model", "data", "keep")
+
+
+def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--data", help="Speech to prune on; transcripts are not needed.")
+@click.option("--keep", metavar="BUDGET", help="What may stay: params=50%,macs=50%,latency=60%.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder for the result: new, empty, or of an earlier one.",
+)
+@click.option(
+    "--config",
+    metavar="RUN.YAML",
+    help="Repeat the run of that run.yaml; MODEL and options that are given go above it.",
+)
+@click.option(
+    "--valid", metavar="DATA", help="Transcribed speech to measure on: before, after and in between."
+)
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
+@click.option(
+    "--method",
+    type=click.Choice(["learned", "oneshot"]),
+    default="learned",
+    show_default=True,
+    help="How to prune: with training, or with closed-form refitting alone.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=45.0,
+    show_default=True,
+    help="Learned: time that its phases are planned to fit into.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="Learned: steps of search and recovery together, instead of --minutes.",
+)
+@click.option(
+    "--phases",
+    default="start,search,reconstruct,recover",
+    show_default=True,
+    callback=_phases,
+    help="Learned: which phases there are.",
+)
+@batch_seconds_option
+@click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Learned: change the speech that it trains on: speed, noise, rooms, splices, masks.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Learned: what training computes in; auto: bfloat16 where the processor has it.",
+)
+@click.option(
+    "--score",
+    type=click.Choice(["obs", "fisher", "wanda", "magnitude"]),
+    default="obs",
+    show_default=True,
+    help="What decides which units go, or where the search begins.",
+)
+@click.option("--uniform", is_flag=True, help="Keep the same fraction of every group of units.")
+@click.option(
+    "--score-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Audio that the score looks at.",
+)
+@click.option(
+    "--refit-minutes",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Audio that what is left is refitted on; 0: it is not.",
+)
+@click.option(
+    "--multiple-of",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Hold the numbers of units to multiples of this.",
+)
+@click.option(
+    "--min-heads", type=click.IntRange(0), default=0, show_default=True, help="Heads that every layer keeps."
+)
+@click.option("--width", is_flag=True, help="Prune the residual width too.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option(
+    "--tensorboard",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Learned: write its curves there, for TensorBoard.",
+)
+@model_options
+@click.pass_context
+def prune(
+    context: click.Context,
+    out: str,
+    config: str | None,
+    tensorboard: str | None,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Make MODEL smaller and faster, and write the result to a folder.
+
+    A run of the learned method that was stopped goes on when the same command is given again.
+    """
+    from secateur.progress import ProgressBar
+    from secateur.pruning.budget import Budget
+    from secateur.pruning.prune import prune
+    from secateur.reporting.pruning import pruning_table
+    from secateur.reporting.tensorboard import curves
+    from secateur.speech.skips import SkipLog
+    from secateur.training.workspace import Workspace
+
+    given = {
+        SETTINGS[name]: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    settings = _settings(context, config, given)
+    Budget.parse(settings.keep)
+    try:
+        with curves(tensorboard) if tensorboard is not None else nullcontext() as log:
+            recognizer, skips = load_model(str(settings.model), device, dtype, threads), SkipLog()
+            with ProgressBar("pruning", quiet=quiet) as progress:
+                pruned = prune(
+                    settings, out, recognizer=recognizer, skips=skips, progress=progress, tell=say, log=log
+                )
+    except KeyboardInterrupt:
+        workspace = Workspace(Workspace.place(Path(out)))
+        if settings.method == "oneshot" or not workspace.resumes:
+            raise
+        raise KeyboardInterrupt(
+            f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
+        ) from None
+    tell_skips(skips)
+    finish(pruned.report, json_file, pruning_table(pruned.report), f"The pruned model is in {out}.")
+
+
+def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> PruneSettings:
+    """Those of the file, or the defaults, and above them what was given on the command line."""
+    from secateur.pruning.settings import PruneSettings
+
+    if config is not None:
+        base = PruneSettings.from_yaml(config)
+    else:
+        for parameter in context.command.params:
+            if parameter.name in REQUIRED and parameter.name not in given:
+                raise click.MissingParameter(ctx=context, param=parameter)
+        base = PruneSettings(*(given[name] for name in REQUIRED))
+    if "learned.minutes" in given:
+        if "learned.steps" in given:
+            raise SecateurError("--minutes and --steps both say how long the phases are: give one of them")
+        given = given | {"learned.steps": None}
+    settings = base.changed(given)
+    if settings.method == "oneshot":
+        _refuse_learned(context)
+    return settings
+
+
+def _refuse_learned(context: click.Context) -> None:
+    """Refuse what the one-shot method would not heed."""
+    for option in context.command.params:
+        name = option.name or ""
+        idle = name == "tensorboard" or SETTINGS.get(name, "").startswith("learned.")
+        if idle and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise SecateurError(
+                f"{option.opts[0]} is for --method learned, and the method is oneshot: leave it out"
+            )

@@ -1,0 +1,45 @@
+"""`secateur transcribe`."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import click
+
+from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, tell_skips
+
+
+@click.command()
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@batch_seconds_option
+@model_options
+def transcribe(
+    model: str,
+    files: tuple[str, ...],
+    batch_seconds: float,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Print what MODEL hears in each FILE.
+
+    A FILE is audio of any length, a folder of it, or a manifest.
+    """
+    from secateur.progress import ProgressBar
+    from secateur.speech.corpus import Corpus, open_corpus
+    from secateur.speech.skips import SkipLog
+    from secateur.transcription import transcribe
+
+    corpora = [open_corpus(file) for file in files]
+    corpus = Corpus(lambda: chain.from_iterable(each.entries() for each in corpora))
+    recognizer, skips = load_model(model, device, dtype, threads), SkipLog()
+    with ProgressBar("transcribing", quiet=quiet) as progress:
+        heard = transcribe(recognizer, corpus, batch_seconds=batch_seconds, skips=skips, progress=progress)
+    tell_skips(skips)
+    alone = len(heard) == 1
+    lines = [transcript.text if alone else f"{each.path}: {transcript.text}" for each, transcript in heard]
+    figures = [{"path": str(each.path), **transcript.to_json()} for each, transcript in heard]
+    finish(figures, json_file, *lines)

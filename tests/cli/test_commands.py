@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import soundfile
+from click.testing import Result
+
+import secateur.recognizer
+from secateur.cli import main
+
+Run = Callable[..., Result]
+Refused = Callable[..., str]
+
+
+def test_inspect_shows_the_kinds_of_parts(run: Run, model: Path) -> None:
+    result = run("inspect", model, "--seconds", 1)
+    assert result.exit_code == 0
+    for expected in ("ConformerForCTC", "front-end", "whole model", "layers.0-1"):
+        assert expected in result.stdout
+
+
+def test_inspect_writes_the_figures_and_shows_them_too(run: Run, model: Path, tmp_path: Path) -> None:
+    result = run("inspect", model, "--seconds", 1, "--no-measure", "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"params", "macs_per_second", "parts"} <= figures.keys()
+    assert "whole model" in result.stdout
+
+
+def test_evaluate_writes_the_figures_that_were_promised(run: Run, model: Path, speech: Path) -> None:
+    result = run("evaluate", model, "--data", speech, "--json", "-")
+    figures = json.loads(result.stdout)
+    promised = {"wer", "cer", "utterances", "audio_seconds", "rtf", "params", "macs_per_second"}
+    assert promised <= figures.keys()
+    assert figures["utterances"] == 3
+    assert figures["audio_seconds"] == pytest.approx(6)
+
+
+def test_evaluate_takes_the_first_utterances_and_writes_each(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    result = run("evaluate", model, "--data", speech, "--limit", 2, "--utterances", rows, "--worst", 1)
+    assert [json.loads(line)["id"] for line in rows.read_text().splitlines()] == ["1", "2"]
+    assert result.stdout.count("  heard") == 1
+
+
+def test_evaluate_compares_two_models_on_the_same_utterances(run: Run, model: Path, speech: Path) -> None:
+    against = ("--against", model)
+    shown = run("evaluate", model, "--data", speech, *against)
+    assert "+0.00 points of WER may be chance" in shown.stdout
+    figures = json.loads(run("evaluate", model, "--data", speech, *against, "--json", "-").stdout)
+    assert figures["comparison"]["difference"] == 0
+    assert figures["against"]["wer"] == figures["wer"]
+
+
+def test_transcribe_keeps_the_order_of_its_arguments(run: Run, model: Path, speech: Path) -> None:
+    result = run("transcribe", model, speech / "3.wav", speech / "1.wav", "--json", "-")
+    rows = json.loads(result.stdout)
+    assert [row["seconds"] for row in rows] == [3, 1]
+    assert all(row.keys() == {"path", "text", "seconds", "confidence", "words"} for row in rows)
+    assert rows[0]["path"] == str(speech / "3.wav")
+
+
+def test_transcribe_hears_a_folder_and_a_long_recording(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.random.default_rng(0).normal(scale=0.1, size=70 * 8000), 8000)
+    rows = json.loads(run("transcribe", model, long, speech, "--json", "-").stdout)
+    assert [row["seconds"] for row in rows] == [70, 1, 2, 3]
+
+
+def test_transcribe_names_what_it_cannot_read_and_goes_on(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    result = run("transcribe", model, broken, speech / "1.wav", "--json", "-")
+    assert len(json.loads(result.stdout)) == 1
+    assert "skipped 1 of 2: " in result.stderr
+    assert str(broken) in result.stderr
+
+
+def test_one_file_is_printed_as_text_alone_and_several_with_their_paths(run: Run, shared: Path) -> None:
+    model = shared / "models" / "conformer-ctc-small.nemo"
+    first, second = sorted((shared / "data" / "librispeech" / "test").rglob("*-0000.*"))[:2]
+    alone = run("transcribe", model, first).stdout
+    both = run("transcribe", model, first, second).stdout.splitlines()
+    assert both[0] == f"{first}: {alone.strip()}"
+    assert both[1].startswith(f"{second}: ")
+    transcripts = next(first.parent.glob("*.trans.txt")).read_text().splitlines()
+    reference = next(line for line in transcripts if line.startswith(f"{first.stem} "))
+    heard, said = set(alone.upper().split()), set(reference.split()[1:])
+    assert len(heard & said) > 0.8 * len(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("inspect", "nowhere.nemo"), "nowhere.nemo does not exist"),
+        (("inspect", "MODEL", "--device", "abacus"), "'abacus'"),
+        (("inspect", "MODEL", "--json", "/no/such/folder/figures.json"), "/no/such/folder/figures.json"),
+        (("inspect", "MODEL", "--seconds", "0.001"), "0.001 s"),
+        (("evaluate", "MODEL", "--data", "nowhere"), "nowhere does not exist"),
+        (("transcribe", "MODEL", "nowhere.wav"), "nowhere.wav does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_request_is_one_sentence_and_exit_code_2(
+    refused: Refused, model: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(*(model if each == "MODEL" else each for each in arguments))
+
+
+def test_evaluating_speech_without_transcripts_is_refused(
+    refused: Refused, model: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    assert "has no transcript" in refused("evaluate", model, "--data", tmp_path)
+
+
+def test_a_failure_of_ours_is_not_passed_off_as_a_wrong_request(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(secateur.recognizer, "load", fail)
+    result = run("inspect", model)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_ctrl_c_ends_with_a_sentence_and_exit_code_130(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(secateur.recognizer, "load", interrupt)
+    result = run("inspect", model)
+    assert result.exit_code == 130
+    assert "stopped by Ctrl-C" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in main.commands)], ids=lambda c: " ".join(c) or "secateur"
+)
+def test_help_is_there(run: Run, command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_every_option_says_what_it_does() -> None:
+    for command in main.commands.values():
+        assert command.help
+        assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+@pytest.mark.parametrize("module", ["secateur", "secateur.cli"])
+def test_the_package_and_its_help_load_no_heavy_library(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'numpy', 'rich', 'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_public_names_are_all_there() -> None:
+    assert all(getattr(secateur, name) for name in secateur.__all__)
+    assert set(secateur.__all__) <= set(dir(secateur))
+    with pytest.raises(AttributeError, match="no attribute 'prunee'"):
+        _ = secateur.prunee
+
+
+def test_python_m_secateur_is_the_command() -> None:
+    said = subprocess.check_output([sys.executable, "-m", "secateur", "--version"], text=True)
+    assert said == f"secateur, version {secateur.__version__}\n"
