@@ -45,13 +45,15 @@ def unslice(model: PreTrainedModel, sliced: PreTrainedModel, groups: Groups, pla
     """
     kept = plan.resolved(groups).kept
     layers = [path for name, path in groups.layers.items() if kept.get(name, (0,))]
+    gone = tuple(f"{path}." for path in groups.layers.values() if path not in layers)
     renamed = {f"{path}.": f"{groups.family.layers}.{i}." for i, path in enumerate(layers)}
     # What a module without units still adds lies in the module itself.
     moved = {branch.bias: f"{branch.path}.bias" for branch in groups.branches.values() if branch.bias}
     smaller = dict([*sliced.named_parameters(), *sliced.named_buffers()])
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         layout = groups.tensors.get(name)
-        if layout is None:
+        # Layers are numbered anew: the name of what went with one may be that of something else.
+        if layout is None or name.startswith(gone):
             continue
         for alias in (name, moved.get(name, name)):
             path = next(
