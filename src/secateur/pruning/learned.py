@@ -384,6 +384,8 @@ class LearnedMethod:
         )
         self.progress.begin(phase, loop.length.steps)
 
+        logged = 0
+
         def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
             nonlocal logged
             if self.log is not None:
