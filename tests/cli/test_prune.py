@@ -5,14 +5,22 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 from transformers import HubertConfig, HubertForCTC, Wav2Vec2FeatureExtractor
 
 import secateur.pruning.prune
+from secateur.cli import prune as command
+from secateur.errors import SecateurError
 from secateur.models.vocabulary import tokenizer_from_pieces
+from secateur.pruning import learned
+from secateur.pruning.learned import Learned
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 
 Run = Callable[..., Result]
@@ -80,6 +88,7 @@ def test_prune_names_speech_that_it_cannot_read_and_goes_on(
     assert "broken.wav" in result.stderr
 
 
+@pytest.mark.parametrize("method", ["learned", "oneshot"])
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -92,8 +101,15 @@ def test_prune_names_speech_that_it_cannot_read_and_goes_on(
     ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
 )
 def test_a_prune_that_cannot_be_is_refused_and_leaves_nothing(
-    refused: Refused, model: Path, speech: Path, tmp_path: Path, options: dict[str, str], said: str
+    refused: Refused,
+    model: Path,
+    speech: Path,
+    tmp_path: Path,
+    options: dict[str, str],
+    said: str,
+    method: str,
 ) -> None:
+    options = {"method": method, **options}
     assert said in refused(*prune_arguments(model, speech, tmp_path / "out", **options))
     assert listing(tmp_path) == []
 
@@ -139,3 +155,197 @@ def test_ctrl_c_while_the_result_is_written_leaves_nothing(
     assert result.exit_code == 130
     assert "stopped by Ctrl-C" in result.stderr
     assert listing(tmp_path) == []
+
+
+def learned_arguments(model: Path, speech: Path, out: Path, **others: object) -> list[object]:
+    return prune_arguments(model, speech, out, **{"method": "learned", "steps": 4, **others})
+
+
+def test_a_learned_run_goes_through_its_phases(run: Run, model: Path, speech: Path, tmp_path: Path) -> None:
+    others = {"keep": "params=60%,macs=70%", "valid": speech, "json": "-"}
+    result = run(*learned_arguments(model, speech, tmp_path / "out", **others), "--no-augment")
+    assert result.exit_code == 0
+    figures = json.loads(result.stdout)
+    assert figures["after"]["params"] <= 0.6 * figures["before"]["params"]
+    assert figures["history"].keys() == {"search", "recover"}
+    assert any({"params", "macs", "output"} <= row.keys() for row in figures["history"]["search"])
+    assert figures["history"]["recover"][-1]["WER"] >= 0
+    settings = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["secateur"]
+    assert (settings["method"], settings["learned"]["steps"]) == ("learned", 4)
+    assert settings["learned"]["augment"] is False
+    assert listing(tmp_path) == ["out"]
+
+
+def test_phases_of_a_learned_run_can_be_left_out(run: Run, model: Path, speech: Path, tmp_path: Path) -> None:
+    others = {"phases": "start, recover", "steps": 2, "json": "-"}
+    figures = json.loads(run(*learned_arguments(model, speech, tmp_path / "out", **others)).stdout)
+    assert figures["history"].keys() == {"recover"}
+
+
+def test_the_curves_of_a_learned_run_are_written_for_tensorboard(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    others = {"valid": speech, "tensorboard": tmp_path / "curves", "json": "-"}
+    result = run(*learned_arguments(model, speech, tmp_path / "out", **others))
+    history = json.loads(result.stdout)["history"]
+    read = events.EventAccumulator(str(tmp_path / "curves")).Reload()
+    for phase, name in (("search", "params"), ("search", "WER"), ("recover", "output")):
+        curve = [(row["step"], pytest.approx(row[name])) for row in history[phase] if name in row]
+        assert curve == [(each.step, each.value) for each in read.Scalars(f"{phase}/{name}")]
+
+
+@pytest.fixture
+def stopped(
+    run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[object], Result]:
+    """The command of a learned run that Ctrl-C stopped between two phases, and what came of it."""
+
+    def press_ctrl_c(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    command = learned_arguments(model, speech, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(learned, "round_to_plan", press_ctrl_c)
+        return command, run(*command)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_a_learned_run_that_was_stopped_goes_on_when_the_command_is_given_again(
+    run: Run, model: Path, speech: Path, tmp_path: Path, stopped: tuple[list[object], Result]
+) -> None:
+    command, result = stopped
+    assert result.exit_code == 130
+    kept = tmp_path / "out.unfinished"
+    assert result.stderr == (
+        f"secateur: stopped by Ctrl-C; what was done is kept in {kept}, and the same command goes on from there\n"
+    )
+    assert listing(tmp_path) == ["out.unfinished"]
+    again = run(*command)
+    assert again.exit_code == 0
+    assert again.stderr == f"secateur: going on with the run in {kept}\n"
+    assert listing(tmp_path) == ["out"]
+    run(*learned_arguments(model, speech, tmp_path / "in one go"))
+    one, other = ((tmp_path / name / "plan.json").read_bytes() for name in ("out", "in one go"))
+    assert one == other
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_going_on_with_other_settings_is_refused_with_what_differs(
+    refused: Refused, tmp_path: Path, stopped: tuple[list[object], Result]
+) -> None:
+    command, _ = stopped
+    said = refused(*command, "--keep", "params=50%", "--steps", 6, "--phases", "start,search")
+    assert said == (
+        f"secateur: {tmp_path / 'out.unfinished'} holds an unfinished run with other settings (keep was params=60%, is "
+        "params=50%; learned.steps was 4, is 6; learned.phases was start,search,reconstruct,recover, is start,search): "
+        "give the same ones to go on with it, or delete the folder\n"
+    )
+    assert listing(tmp_path) == ["out.unfinished"]
+
+
+def test_ctrl_c_before_anything_is_done_leaves_nothing(
+    run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learned, "decide", interrupt)
+    result = run(*learned_arguments(model, speech, tmp_path / "out"))
+    assert result.exit_code == 130
+    assert "so there is no result" in result.stderr
+    assert listing(tmp_path) == []
+
+
+def test_the_run_of_a_result_is_repeated_from_its_run_yaml(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    run(*prune_arguments(model, speech, tmp_path / "first", seed=3), "--width")
+    config = tmp_path / "first" / "run.yaml"
+    assert run("prune", "--config", config, "--out", tmp_path / "second").exit_code == 0
+    for name in ("plan.json", "model.safetensors", "run.yaml"):
+        first, second = ((tmp_path / run / name).read_bytes() for run in ("first", "second"))
+        assert first == second
+
+
+def test_what_the_command_line_says_goes_above_the_config(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    before = PruneSettings(
+        "nowhere.nemo",
+        "nowhere",
+        "params=60%",
+        method="oneshot",
+        oneshot=OneShot("magnitude", reconstruct_minutes=0, seed=3),
+        learned=Learned(steps=5),
+        multiple_of=2,
+    )
+    before.to_yaml(tmp_path / "run.yaml", {})
+    options = ("--data", speech, "--multiple-of", 1, "--seed", 0)
+    result = run("prune", model, "--config", tmp_path / "run.yaml", "--out", tmp_path / "out", *options)
+    assert result.exit_code == 0
+    assert PruneSettings.from_yaml(tmp_path / "out" / "run.yaml") == replace(
+        before,
+        model=str(model),
+        data=str(speech),
+        oneshot=OneShot("magnitude", reconstruct_minutes=0, seed=0),
+        multiple_of=1,
+    )
+
+
+def test_minutes_on_the_command_line_go_above_the_steps_of_a_config(
+    run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PruneSettings(model, speech, "params=60%", learned=Learned(steps=5)).to_yaml(tmp_path / "run.yaml", {})
+    asked = []
+
+    def note(settings: PruneSettings, *_: object, **__: object) -> None:
+        asked.append(settings.learned)
+        raise SecateurError("enough")
+
+    monkeypatch.setattr(secateur.pruning.prune, "prune", note)
+    for options in ((), ("--minutes", 20)):
+        run("prune", "--config", tmp_path / "run.yaml", "--out", tmp_path / "out", *options)
+    assert [(each.steps, each.minutes) for each in asked] == [(5, 45), (None, 20)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"minutes": 5, "steps": 4},
+            "--minutes and --steps both say how long the phases are: give one of them",
+        ),
+        ({"steps": 4, "method": "oneshot"}, "--steps is for --method learned, and the method is oneshot"),
+        ({"tensorboard": "curves", "method": "oneshot"}, "--tensorboard is for --method learned"),
+        ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, search, "),
+        ({"config": "nowhere.yaml"}, "nowhere.yaml cannot be read: No such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_be_are_refused(
+    refused: Refused, model: Path, speech: Path, tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    options = {"method": "learned", **options}
+    assert said in refused(*prune_arguments(model, speech, tmp_path / "out", **options))
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [((), "MODEL"), (("model.nemo",), "--data"), (("model.nemo", "--data", "speech"), "--keep")],
+)
+def test_without_a_config_model_data_and_budget_are_needed(
+    run: Run, given: tuple[str, ...], missing: str
+) -> None:
+    result = run("prune", *given, "--out", "out")
+    assert result.exit_code == 2
+    assert "Error: Missing " in result.stderr
+    assert missing in result.stderr.splitlines()[-1]
+
+
+def test_the_defaults_that_help_shows_are_those_of_the_settings() -> None:
+    needed = ("model.nemo", "--data", "speech", "--keep", "params=50%", "--out", "out")
+    options = command.prune.make_context("prune", list(needed)).params
+    settings = PruneSettings("model.nemo", "speech", "params=50%")
+    assert settings.changed({command.SETTINGS[name]: options[name] for name in command.SETTINGS}) == settings

@@ -149,6 +149,7 @@ def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tu
 @click.pass_context
 def prune(
     context: click.Context,
+    /,
     out: str,
     config: str | None,
     tensorboard: str | None,
