@@ -3,6 +3,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 KEEP ?= params=70%
+# In minutes; `learned` trains for three quarters of an hour.
+METHOD ?= oneshot
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
 
 help:
 	@echo "make setup      the virtual environment in $(VENV)"
-	@echo "make try MODEL=model.nemo SPEECH=speech/ [VALID=transcribed/] [KEEP=$(KEEP)]"
+	@echo "make try MODEL=model.nemo SPEECH=speech/ [VALID=transcribed/] [KEEP=$(KEEP)] [METHOD=$(METHOD)]"
 	@echo "                prune MODEL on SPEECH into out/try, measured on VALID"
 	@echo "make test       lint, format check, types, tests (WORKERS=$(WORKERS))"
 	@echo "make slow       the tests that take minutes"
@@ -52,7 +54,7 @@ slow: $(INSTALLED)
 try: $(INSTALLED)
 	@test -n "$(MODEL)" -a -n "$(SPEECH)" || { echo "say which: make try MODEL=model.nemo SPEECH=speech/" >&2; exit 2; }
 	$(BIN)/secateur inspect "$(MODEL)" --depth 1
-	$(BIN)/secateur prune "$(MODEL)" --data "$(SPEECH)" --keep "$(KEEP)" --out out/try $(if $(VALID),--valid "$(VALID)")
+	$(BIN)/secateur prune "$(MODEL)" --data "$(SPEECH)" --keep "$(KEEP)" --method "$(METHOD)" --out out/try $(if $(VALID),--valid "$(VALID)")
 	$(BIN)/secateur inspect out/try --depth 1
 
 benchmark: $(INSTALLED)

@@ -36,7 +36,7 @@ def test_a_command_of_the_readme_parses(command: str) -> None:
     _, name, *arguments = shlex.split(command)
     command_line = main.commands[name]
     values, unread, _ = command_line.make_parser(click.Context(command_line)).parse_args(arguments)
-    assert values["model"]
+    assert values["model"] or values["config"]
     assert unread == []
 
 
@@ -56,7 +56,7 @@ def test_targets_of_make_that_pages_name_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    rooms = "src|docs|tests|benchmarks|structure|pruning|models|speech|evaluation|reporting"
+    rooms = "src|docs|tests|benchmarks|structure|pruning|training|models|speech|evaluation|reporting|cli"
     named = re.findall(rf"`((?:{rooms})/[\w./]+)`", page.read_text(encoding="utf-8"))
     bases = (ROOT, ROOT / "src" / "secateur")
     missing = [name for name in named if not any((base / name).exists() for base in bases)]
