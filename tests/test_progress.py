@@ -40,6 +40,14 @@ def test_the_total_may_become_known_later():
     assert "40%" in shown(console)
 
 
+def test_work_that_is_gone_on_with_begins_where_it_was():
+    console = terminal()
+    with ProgressBar("pruning", console=console) as bar:
+        bar.begin("search", total=10, done=6)
+        bar.advance(1)
+    assert "70%" in shown(console)
+
+
 @pytest.mark.parametrize("quiet", [True, False])
 def test_nothing_is_written_when_quiet_or_not_on_a_terminal(quiet):
     console = Console(file=io.StringIO(), force_terminal=quiet)

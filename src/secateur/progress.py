@@ -87,12 +87,12 @@ class ProgressBar:
             self._display.stop()
             self._display = None
 
-    def begin(self, description: str, total: float | None = None) -> None:
-        """Start on another piece of work, of ``total`` steps."""
+    def begin(self, description: str, total: float | None = None, done: int = 0) -> None:
+        """Start on another piece of work, of ``total`` steps, or go on with one of which some are done."""
         self.description, self._audio_seconds, self._started = description, 0.0, perf_counter()
         self.total = total
         if self._display is not None and self._task is not None:
-            self._display.reset(self._task, description=description, total=total, figures="")
+            self._display.reset(self._task, completed=done, description=description, total=total, figures="")
 
     def stage(self, description: str, done: float) -> None:
         """Report which share of a piece of work is done, which begins with the first report of its name."""

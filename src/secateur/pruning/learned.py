@@ -382,8 +382,6 @@ class LearnedMethod:
             # The budget is met at the end of the search only, so that what came before tells nothing of it.
             keeps_best=phase == "recover",
         )
-        self.progress.begin(phase, loop.length.steps)
-
         logged = 0
 
         def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
@@ -426,6 +424,7 @@ class LearnedMethod:
         )
         # A phase that is taken up again logged these in an earlier run.
         logged = len(trainer.progress.history)
+        self.progress.begin(phase, trainer.progress.total, trainer.progress.step)
         self.history[phase] = trainer.run(feed).history
 
     def _length(self, phase: str) -> Length:

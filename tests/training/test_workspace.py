@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.errors import SecateurError
+from secateur.training.workspace import SETTINGS, Workspace
+
+BEFORE = {"keep": "params=50%", "learned": {"steps": None, "phases": ["search", "recover"], "rate": 0.1}}
+
+
+def stopped(result: Path) -> Workspace:
+    """The workspace of a run that was stopped after its first stage."""
+    workspace = Workspace.of(result, BEFORE)
+    workspace.stage("scores", lambda: {"best": torch.ones(3)})
+    with pytest.raises(KeyboardInterrupt), workspace:
+        raise KeyboardInterrupt
+    return workspace
+
+
+def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    stopped(tmp_path / "out")
+    with Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        assert workspace.resumes
+        made = workspace.stage("scores", lambda: pytest.fail("it was done again"))
+        assert torch.equal(made["best"], torch.ones(3))
+
+
+def test_a_run_that_ends_well_leaves_nothing(tmp_path: Path) -> None:
+    with Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        assert not workspace.resumes
+        workspace.stage("scores", dict)
+        assert workspace.resumes
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_stopped_before_anything_was_done_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SecateurError), Workspace.of(tmp_path / "out", BEFORE):
+        raise SecateurError("no")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_are_refused_with_what_differs_in_words(tmp_path: Path) -> None:
+    kept = stopped(tmp_path / "out").folder
+    now = {"keep": "params=40%", "learned": {"steps": 8, "phases": ["search"], "rate": 0.1}}
+    with pytest.raises(SecateurError) as caught:
+        Workspace.of(tmp_path / "out", now)
+    assert str(caught.value) == (
+        f"{kept} holds an unfinished run with other settings (keep was params=50%, is params=40%; learned.steps was not "
+        "given, is 8; learned.phases was search,recover, is search): give the same ones to go on with it, or delete the "
+        "folder"
+    )
+    assert Workspace.of(tmp_path / "out", BEFORE).resumes
+
+
+def test_a_run_that_was_killed_before_anything_was_done_gives_way_to_another(tmp_path: Path) -> None:
+    kept = Workspace.of(tmp_path / "out", BEFORE).folder
+    assert kept is not None
+    assert [file.name for file in kept.iterdir()] == [SETTINGS]
+    assert not Workspace.of(tmp_path / "out", {"keep": "params=40%"}).resumes
+
+
+def test_damaged_settings_are_refused(tmp_path: Path) -> None:
+    kept = stopped(tmp_path / "out").folder
+    assert kept is not None
+    (kept / SETTINGS).write_text("{")
+    with pytest.raises(SecateurError, match="settings.json cannot be read .* delete its folder"):
+        Workspace.of(tmp_path / "out", BEFORE)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        SecateurError, match="file/out.unfinished cannot be written: .*; choose another place"
+    ):
+        Workspace.of(tmp_path / "file" / "out", BEFORE)
