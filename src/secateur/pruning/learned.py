@@ -231,7 +231,7 @@ class LearnedMethod:
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
         self.targets = [limit / costs[name].dense for name, limit in limits.items()]
-        self._spent = 0.0
+        self._began, self._before = perf_counter(), 0.0
 
     def run(self) -> tuple[PruningPlan, Recognizer]:
         """Go through the phases, or through those that are left.
@@ -240,11 +240,13 @@ class LearnedMethod:
             The plan, and the pruned recogniser.
         """
         phases = self.settings.phases
+        self._began = perf_counter()
         decision = self._start()
         plan, weights = decision.plan, None
         if "search" in phases:
             plan, weights = self._search(decision)
         student = self._reconstruct(plan, decision.teacher, weights)
+        del weights  # They are as large as the teacher.
         if "recover" in phases:
             student = self._recover(plan, decision.teacher, student)
         return plan, student
@@ -422,8 +424,9 @@ class LearnedMethod:
             validate=validate if self.validate is not None else None,
             report=report,
         )
-        # A phase that is taken up again logged these in an earlier run.
+        # A phase that is taken up again logged these in an earlier run, which took its time.
         logged = len(trainer.progress.history)
+        self._before += trainer.progress.spent
         self.progress.begin(phase, trainer.progress.total, trainer.progress.step)
         self.history[phase] = trainer.run(feed).history
 
@@ -444,18 +447,17 @@ class LearnedMethod:
 
     def _timed(self, stage: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A stage of the workspace, and the seconds that it took, in whichever run."""
-
-        def timed() -> dict[str, Any]:
-            start, before = perf_counter(), self._spent
-            made = make()
-            inside = self._spent - before
-            return made | {"seconds": perf_counter() - start - inside}
-
-        made = self.workspace.stage(stage, timed)
-        self._spent += made["seconds"]
+        start = self._spent
+        made = self.workspace.stage(stage, lambda: make() | {"seconds": self._spent - start})
+        self._before += max(0.0, start + made["seconds"] - self._spent)
         if stage == "refit":
             self._refitting = made["seconds"]
         return made
+
+    @property
+    def _spent(self) -> float:
+        """Seconds since the run began, and those that earlier runs took for what it found done."""
+        return self._before + perf_counter() - self._began
 
     def _sliced(
         self, plan: PruningPlan, recognizer: Recognizer, made: Mapping[str, Any] | None = None
