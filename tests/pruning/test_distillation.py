@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from secateur.pruning.distillation import Distillation, Distiller, distance, in_order
+from secateur.models.vocabulary import tokenizer_from_pieces
+from secateur.pruning.distillation import Distillation, Distiller, distance, in_order, transcript_tokens
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
@@ -371,3 +373,19 @@ def test_terms_without_a_factor_are_left_out(make_teacher: MakeRecognizer) -> No
     inputs = teacher.prepare(speech(teacher))
     _, terms = distiller(teacher, copied(teacher), Distillation(hidden=0.0))(inputs)
     assert terms.keys() == {"output"}
+
+
+def test_transcripts_are_written_in_the_case_of_the_vocabulary_or_not_at_all() -> None:
+    lower = tokenizer_from_pieces(["<unk>", *"▁abc"])
+    upper = tokenizer_from_pieces([*"ABC", " "])
+    mixed = tokenizer_from_pieces(["<unk>", *"▁abcABC"])
+
+    def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
+        found = transcript_tokens(tokenizer, text)
+        return None if found is None else found.tolist()
+
+    assert tokens(lower, "ab c") == tokens(lower, "AB C") == tokens(lower, "Ab c") == [1, 2, 3, 1, 4]
+    assert tokens(upper, "ab c") == tokens(upper, "AB C") == [0, 1, 3, 2]
+    assert tokens(mixed, "Ab") == [1, 5, 3]
+    assert tokens(mixed, "AB") == tokens(mixed, "ab") == [1, 2, 3]
+    assert tokens(lower, "a 7") is tokens(upper, "a 7") is None

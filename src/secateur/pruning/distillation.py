@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from secateur.models.conformer import frame_mask
 from secateur.recognizer import Recognizer
@@ -187,6 +188,18 @@ def in_order(distances: Tensor) -> list[int]:
         j -= 1
         matches.append(j)
     return matches[::-1]
+
+
+def transcript_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor | None:
+    """Token ids of a transcript, [tokens], in the case that the vocabulary is of; None if that cannot write it."""
+    for written in dict.fromkeys([text.lower() if text.isupper() else text, text.lower(), text.upper()]):
+        try:
+            ids = tokenizer(written, add_special_tokens=False).input_ids
+        except Exception:  # noqa: BLE001, S112 - tokenizers raises nothing narrower where nothing stands for the unknown
+            continue
+        if tokenizer.unk_token_id not in ids:
+            return torch.tensor(ids, dtype=torch.long)
+    return None
 
 
 @contextmanager

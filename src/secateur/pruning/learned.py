@@ -28,7 +28,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.constraint import Constraints
 from secateur.pruning.curves import CostModel
-from secateur.pruning.distillation import Distillation, Distiller
+from secateur.pruning.distillation import Distillation, Distiller, transcript_tokens
 from secateur.pruning.gates import Gates
 from secateur.pruning.oneshot import Decision, OneShot, carry_out, decide
 from secateur.pruning.rounding import round_to_plan
@@ -478,7 +478,7 @@ class LearnedMethod:
         tokenizer = self.recognizer.tokenizer
 
         def labels(batch: Batch) -> list[Tensor | None]:
-            return [None if t is None else torch.tensor(tokenizer(t.lower()).input_ids) for t in batch.texts]
+            return [None if text is None else transcript_tokens(tokenizer, text) for text in batch.texts]
 
         return labels
 
