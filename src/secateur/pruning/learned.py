@@ -433,14 +433,15 @@ class LearnedMethod:
     def _length(self, phase: str) -> Length:
         """Steps that were asked for, or the phase's part of the time that is left."""
         settings = self.settings
+        share = settings.search_share if "recover" in settings.phases else 1.0
         if settings.steps is not None:
-            search = round(settings.search_share * settings.steps) if "search" in settings.phases else 0
+            search = round(share * settings.steps) if "search" in settings.phases else 0
             return Length(steps=search if phase == "search" else settings.steps - search)
         left = 60 * settings.minutes - self._spent
         if phase == "search":
             # Slicing and refitting once more take as long as they did before.
             left -= self._refitting
-            left *= settings.search_share if "recover" in settings.phases else 1.0
+            left *= share
         return Length(seconds=max(1.0, left))
 
     _refitting = 0.0
