@@ -78,7 +78,7 @@ class PruneSettings:
     def to_yaml(self, path: Path, environment: Mapping[str, str]) -> None:
         """Write ``run.yaml``: the settings, and beside them what was there when they were used."""
         run = {SECTION: self.plain(), "environment": dict(environment)}
-        path.write_text(yaml.safe_dump(run, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path.write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> PruneSettings:
