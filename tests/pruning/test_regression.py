@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def frames(number: int, size: int, seed: int, dtype: torch.dtype = torch.double)
 
 @torch.no_grad()
 def refit(module: nn.Module, x: Tensor, y: Tensor, ridge: float = 0.0, batches: int = 3) -> None:
-    regression = Regression(module, ridge)
+    regression = Regression(module, [ridge])
     for part in range(batches):
         regression.add(x[part::batches], y[part::batches])
     regression.solve()
@@ -82,7 +84,7 @@ def test_no_frames_change_nothing() -> None:
     layer = nn.Linear(4, 3)
     before = [tensor.clone() for tensor in layer.parameters()]
     refit(layer, torch.zeros(0, 4), torch.zeros(0, 3))
-    Regression(layer, 1e-3).solve()
+    Regression(layer, [1e-3]).solve()
     assert all(torch.equal(now, then) for now, then in zip(layer.parameters(), before, strict=True))
 
 
@@ -119,3 +121,59 @@ def test_half_precision_is_summed_in_single_precision() -> None:
     y = (x.double() @ weight.T).bfloat16()
     refit(layer, x, y, batches=100)
     assert torch.allclose(layer.weight.double(), weight, atol=0.02)
+
+
+RIDGES = [1e-4, 1e-2, 1.0, 100.0]
+
+
+@torch.no_grad()
+def refit_with_choice(layer: nn.Module, x: Tensor, y: Tensor, held_out: int) -> float | None:
+    """The last frames are held out."""
+    regression = Regression(layer, RIDGES)
+    split = len(x) - held_out
+    regression.add(x[:split], y[:split])
+    regression.add(x[split:], y[split:], held_out=True)
+    return regression.solve()
+
+
+def noisy(number: int, bias: bool = True) -> tuple[nn.Linear, Tensor, Tensor]:
+    """A layer, and frames that ask for a somewhat different one, under noise."""
+    layer = nn.Linear(20, 3, bias=bias).double()
+    with torch.no_grad():
+        wanted = layer.weight + 0.1 * frames(3, 20, 0)
+        layer.weight += 0.1 * frames(3, 20, 1)
+    x = frames(number, 20, 2) + 2
+    return layer, x, x @ wanted.detach().T + frames(number, 3, 3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("number", [30, 60, 400, 4000])
+@torch.no_grad()
+def test_the_ridge_taken_errs_least_on_what_is_held_out_and_is_then_used_on_everything(
+    number: int, bias: bool
+) -> None:
+    layer, x, y = noisy(number, bias)
+    split = number - number // 4
+    errors = {}
+    for ridge in RIDGES:
+        trial = copy.deepcopy(layer)
+        refit(trial, x[:split], y[:split], ridge)
+        errors[ridge] = float((trial(x[split:]) - y[split:]).square().sum())
+    expected = copy.deepcopy(layer)
+    best = min(errors, key=lambda ridge: errors[ridge])
+    refit(expected, x, y, best)
+    assert refit_with_choice(layer, x, y, number // 4) == best
+    assert torch.allclose(layer.weight, expected.weight, atol=1e-12)
+
+
+def test_little_audio_changes_little_and_much_audio_much() -> None:
+    few, many = (refit_with_choice(*noisy(number), number // 4) for number in (24, 10_000))
+    assert few is not None
+    assert few >= 1.0
+    assert many == RIDGES[0]
+
+
+def test_without_anything_held_out_the_pull_is_the_strongest() -> None:
+    layer, x, y = noisy(1000)
+    assert refit_with_choice(layer, x, y, 0) == RIDGES[-1]
+    assert refit_with_choice(layer, x, y, 1000) == RIDGES[-1]

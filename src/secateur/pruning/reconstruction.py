@@ -4,13 +4,15 @@ After slicing, a layer y = W x + b that lost inputs is refitted by ridge regress
 
     minimise over W, b   sum_t |target_t - W x_t - b|^2 + r |W - W_sliced|^2,
 
-r a small multiple of the mean variance of x. Layers are taken in the order of computation and x comes from the pruned
+in which r, in units of the variance of x, is what brings each layer nearest to its targets on utterances held out: the less
+audio, the more the sliced weights are trusted. Layers are taken in the order of computation and x comes from the pruned
 model as refitted so far, so that each layer makes up for the errors of those before it. On a residual branch the target
 is what brings the pruned model's stream back to the unpruned one's:
 
     target = y_teacher + (stream_teacher - stream_student) / scale.
 
-Of one layer at a time, the targets or outputs of all modules and the inputs of one consumer are held beside the two streams. No transcripts and no gradients are needed.
+Beside the two streams only what all modules of one layer put out and what one of them is given are held. No transcripts
+and no gradients are needed.
 Reconstruction of pruned layers by least squares goes back to channel pruning (He et al. 2017, arXiv 1707.06168).
 """
 
@@ -37,7 +39,9 @@ from secateur.structure.surgery import Constant
 Inputs = Mapping[str, Tensor]
 """A batch as `Recognizer.prepare` makes it."""
 
-RIDGE = 1e-3
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+# Every so manieth utterance is held out to choose among them.
+HELD_OUT = 4
 # Positions (frames; of a convolution over time and frequency, both) that a module of the front-end is refitted on, for
 # each of its inputs. Early ones have many more than that.
 ROWS_PER_INPUT = 30
@@ -50,7 +54,7 @@ def reconstruct(
     plan: PruningPlan,
     batches: Sequence[Inputs],
     *,
-    ridge: float = RIDGE,
+    ridges: Sequence[float] = RIDGES,
     seed: int = 0,
     progress: Callable[[float], object] | None = None,
 ) -> None:
@@ -61,7 +65,8 @@ def reconstruct(
         teacher: the unpruned model.
         plan: the plan between the two.
         batches: audio, all of which is held; an hour of it takes some hundred megabytes.
-        ridge: pull towards the sliced weights, in units of the mean variance of a layer's inputs.
+        ridges: choices for the pull r towards the sliced weights, in units of the mean variance of a layer's inputs.
+            Each layer takes the one with which a quarter of the utterances is told best from the others.
         seed: of the positions drawn where the front-end has many.
         progress: told the share of the work that is done.
 
@@ -71,14 +76,15 @@ def reconstruct(
     if not batches:
         raise SecateurError("there is no audio to reconstruct on: give at least a few minutes of speech")
     with at_work(student), at_work(teacher), torch.inference_mode():
-        Reconstruction(student, teacher, plan, batches, ridge, seed).run(progress or float)
+        Reconstruction(student, teacher, plan, batches, ridges, seed).run(progress or float)
 
 
 class Reconstruction:
     """The two models, and the residual streams of both at the layer that was reached.
 
     Attributes:
-        frames: which frames of each batch are no padding, [batch, frames].
+        held_out: which utterances of each batch the ridges are chosen on, [batch].
+        frames: positions of each batch that are no padding, of [batch x frames]: those to fit on, those held out.
         streams: input of the next layer for each batch, [batch, frames, width], of the student and of the teacher.
     """
 
@@ -88,15 +94,18 @@ class Reconstruction:
         teacher: PreTrainedModel,
         plan: PruningPlan,
         batches: Sequence[Inputs],
-        ridge: float,
+        ridges: Sequence[float],
         seed: int,
     ) -> None:
-        self.student, self.teacher, self.batches, self.ridge = student, teacher, batches, ridge
+        self.student, self.teacher, self.batches, self.ridges = student, teacher, batches, ridges
         self.groups = find_groups(teacher, width="width" in plan.kept)
         self.kept = plan.resolved(self.groups).kept
         self.generator = torch.Generator().manual_seed(seed)
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self.frames: list[Tensor] = []
+        utterances = torch.arange(sum(len(batch["attention_mask"]) for batch in batches))
+        held_out = utterances % HELD_OUT == HELD_OUT - 1
+        self.held_out = torch.split(held_out, [len(batch["attention_mask"]) for batch in batches])
+        self.frames: list[list[Tensor]] = []
         self.student_stream: list[Tensor] = []
         self.teacher_stream: list[Tensor] = []
 
@@ -168,25 +177,31 @@ class Reconstruction:
         real = real.reshape(*real.shape, *[1] * (len(shape) - 2))
         return real & (torch.rand(shape, generator=self.generator) < share).to(real.device)
 
+    def _parts(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of positions in a batch, [batch, frames, ...], those to fit on and those held out."""
+        held_out = self.held_out[index].to(rows.device).reshape(-1, *[1] * (rows.dim() - 1))
+        return rows & ~held_out, rows & held_out
+
     def _refit_front(self, path: str, taught: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Bring the output of a module of the front-end back to what the teacher's is, on the channels that stay."""
         module = self.student.get_submodule(path)
-        regression = Regression(module, self.ridge)
-        for batch, (rows, y) in zip(self.batches, taught, strict=True):
-            x = windows(module, capture(self.student, batch, {"x": (module, "input")})["x"])
-            regression.add(x[rows].flatten(1), y)
+        regression = Regression(module, self.ridges)
+        for index, (rows, y) in enumerate(taught):
+            x = windows(module, capture(self.student, self.batches[index], {"x": (module, "input")})["x"])
+            for held_out, part in enumerate(self._parts(index, rows)):
+                regression.add(x[part].flatten(1), y[part[rows]], held_out=bool(held_out))
         regression.solve()
 
     def _hear_student(self) -> None:
         """Bring the student's stream to the first layer, and see what else the layers are called with."""
         first = self.student.get_submodule(f"{self.groups.family.layers}.0")
-        for batch in self.batches:
+        for index, batch in enumerate(self.batches):
             args, kwargs = capture(self.student, batch, {"call": (first, "call")})["call"]
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             self.student_stream.append(args[0] if args else kwargs["hidden_states"])
             self.calls.append((args[1:], rest))
-            lengths = front_lengths(self.student, batch)
-            self.frames.append(frame_mask(lengths, self.student_stream[-1].shape[1]))
+            real = frame_mask(front_lengths(self.student, batch), self.student_stream[-1].shape[1])
+            self.frames.append([part.flatten().nonzero()[:, 0] for part in self._parts(index, real)])
 
     def _refit_layer(self, path: str, layer: nn.Module, teacher_layer: nn.Module) -> None:
         """Refit the modules of one layer one after the other, and take both streams past it."""
@@ -251,16 +266,17 @@ class Reconstruction:
         known: Sequence[Mapping[nn.Module, Any]],
     ) -> list[Tensor]:
         """Refit the consumer of one branch; what it was given in each batch is returned."""
-        regression = Regression(consumer, self.ridge)
+        regression = Regression(consumer, self.ridges)
         given = []
         taps: dict[str, tuple[nn.Module, Side]] = {"stream": (tap, "input"), "x": (consumer, "input")}
         for index, (args, kwargs) in enumerate(self.calls):
             with answering(known[index]):
                 seen = capture(layer, kwargs, taps, self.student_stream[index], *args)
             given.append(seen["x"])
-            real = self.frames[index]
-            y = (targets[index] - seen["stream"] / scale)[real]
-            regression.add(windows(consumer, seen["x"])[real].flatten(1), y)
+            x = windows(consumer, seen["x"]).flatten(0, 1)
+            y = (targets[index] - seen["stream"] / scale).flatten(0, 1)
+            for held_out, positions in enumerate(self.frames[index]):
+                regression.add(x[positions].flatten(1), y[positions], held_out=bool(held_out))
         regression.solve()
         return given
 
