@@ -1,0 +1,389 @@
+"""The learned method on small random models and seconds of noise: its phases, its budgets, and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import secateur
+from secateur.errors import SecateurError
+from secateur.progress import ProgressBar
+from secateur.pruning import learned as room
+from secateur.pruning.budget import Budget
+from secateur.pruning.distillation import Distillation
+from secateur.pruning.learned import PHASES, Learned, LearnedMethod, autocast_type
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.prune import prune
+from secateur.pruning.settings import PruneSettings
+from secateur.recognizer import Recognizer
+from secateur.speech.corpus import open_corpus
+from secateur.speech.pool import SpeechPool
+from secateur.speech.skips import SkipLog
+from secateur.structure import counting
+from secateur.structure.cost import parameter_cost
+from secateur.structure.groups import find_groups
+from secateur.structure.masking import masked
+from secateur.structure.slicing import slice_model
+from secateur.training.workspace import Workspace
+
+MakeRecognizer = Callable[..., Recognizer]
+MakeSettings = Callable[..., PruneSettings]
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def model(make_recognizer: MakeRecognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Conformer on disk, in single precision."""
+    recognizer = make_recognizer("conformer", width=32, units=96, channels=12)
+    recognizer.model.float()
+    folder = tmp_path_factory.mktemp("model")
+    recognizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six transcribed recordings of noise, a half to one second."""
+    folder = tmp_path_factory.mktemp("speech")
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        noise = draw.normal(scale=0.1, size=round(RATE * (0.5 + number / 10)))
+        soundfile.write(folder / f"{number}.wav", noise, RATE)
+        (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def settings(model: Path, speech: Path) -> MakeSettings:
+    def settings(
+        keep: str = "params=60%,macs=60%", score: str = "magnitude", seed: int = 0, **learned: Any
+    ) -> PruneSettings:
+        quick: dict[str, Any] = {
+            "steps": 8,
+            "search_share": 0.5,
+            "batch_seconds": 2.0,
+            "precision": "float32",
+            "validations": 2,
+            "valid_utterances": 2,
+        }
+        oneshot = OneShot(score=score, score_minutes=0.03, reconstruct_minutes=0.05, seed=seed)
+        return PruneSettings(model, speech, keep, oneshot=oneshot, learned=Learned(**quick | learned))
+
+    return settings
+
+
+def written(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("plan.json", "model.safetensors")]
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [(), ("search",), *(tuple(phase for phase in PHASES if phase != each) for each in PHASES)],
+    ids=lambda phases: "-".join(phases) or "none",
+)
+def test_each_phase_can_be_left_out_and_all_budgets_are_met_by_what_is_left(
+    settings: MakeSettings, model: Path, phases: tuple[str, ...]
+) -> None:
+    pruned = prune(settings(phases=phases))
+    dense, smaller = secateur.load(model).model, pruned.recognizer.model
+    shares = [
+        counting.parameters(smaller) / counting.parameters(dense),
+        counting.macs(smaller, 10.0) / counting.macs(dense, 10.0),
+    ]
+    assert 0.59 < max(shares) <= 0.6
+    assert list(pruned.report["history"]) == [phase for phase in ("search", "recover") if phase in phases]
+    assert all(torch.isfinite(tensor).all() for tensor in smaller.state_dict().values())
+    groups = find_groups(dense)
+    assert counting.parameters(smaller) == parameter_cost(groups)(pruned.plan.counts())
+
+
+@pytest.mark.parametrize("family", ["parakeet", "wav2vec2"])
+def test_other_families_are_pruned_the_same_way(
+    make_recognizer: MakeRecognizer, settings: MakeSettings, speech: Path, family: str
+) -> None:
+    recognizer = make_recognizer(family, width=32, units=64)
+    recognizer.model.float()
+    before = {name: tensor.clone() for name, tensor in recognizer.model.state_dict().items()}
+    wanted = replace(settings("params=70%", "fisher", steps=4), model=family, valid=speech)
+    pruned = prune(wanted, recognizer=recognizer)
+    assert 0.68 < pruned.report["kept"]["params"] <= 0.7
+    assert [row["step"] for row in pruned.report["history"]["recover"] if "WER" in row] == [0, 1, 2]
+    now = recognizer.model.state_dict()
+    assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
+    assert not any(module._forward_hooks for module in recognizer.model.modules())
+
+
+def test_masked_equals_sliced_for_the_plan_that_was_learned(settings: MakeSettings, model: Path) -> None:
+    plan = prune(settings("params=40%", steps=12, gate_rate=0.5)).plan
+    dense = secateur.load(model, dtype=torch.float64)
+    inputs = dense.prepare([np.random.default_rng(1).normal(scale=0.1, size=RATE).astype(np.float32)])
+    with torch.no_grad(), masked(dense.model, find_groups(dense.model), plan.masks(torch.float64)):
+        expected = dense.model(**inputs).logits
+    with torch.no_grad():
+        logits = slice_model(dense.model, plan)(**inputs).logits
+    assert (logits - expected).abs().max() <= 1e-9
+
+
+def test_the_same_seed_gives_the_same_plan_and_weights(settings: MakeSettings, tmp_path: Path) -> None:
+    for name in ("one", "again"):
+        torch.manual_seed(len(name))
+        prune(settings(score="obs", seed=1), tmp_path / name)
+    assert written(tmp_path / "one") == written(tmp_path / "again")
+
+
+def test_gates_learn_another_plan_than_scores_decided(settings: MakeSettings) -> None:
+    decided = prune(settings("params=50%", phases=("start",))).plan
+    searched = prune(settings("params=50%", phases=("start", "search"), steps=30, gate_rate=0.5)).plan
+    assert searched != decided
+
+
+def test_recovery_brings_the_pruned_model_nearer_to_the_unpruned_one(settings: MakeSettings) -> None:
+    phases = ("start", "recover")
+    history = prune(settings("params=50%", phases=phases, steps=60, rate=3e-3, augment=False)).report[
+        "history"
+    ]
+    losses = [row["output"] + row["hidden"] for row in history["recover"]]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_expected_costs_fall_to_their_limits_during_the_search(settings: MakeSettings) -> None:
+    chosen = settings(phases=("search",), steps=60, gate_rate=0.5, augment=False)
+    rows = prune(chosen).report["history"]["search"]
+    begins, ends = rows[0], rows[-1]
+    for name in ("params", "macs"):
+        assert begins[name] > 0.95
+        assert ends[name] < 0.63
+
+
+CHILD = """
+import os, signal
+
+import torch
+
+torch.set_num_threads(1)
+
+from secateur.pruning import learned, prune
+from secateur.training import checkpoint, trainer
+
+trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = -1.0, float("inf")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_half(state, file):
+    file.write(b"PK")
+    file.flush()
+    die()
+
+
+def deadly(function, call, end):
+    def counted(*args, **kwargs):
+        nonlocal call
+        call -= 1
+        return end(*args, **kwargs) if call == 0 else function(*args, **kwargs)
+
+    return counted
+
+
+if death is not None:
+    path, call = death
+    holder, _, name = path.rpartition(".")
+    end = write_half if name == "save" else lambda *_, **__: die()
+    setattr(eval(holder), name, deadly(getattr(eval(holder), name), call, end))
+prune.prune(settings, out)
+"""
+
+
+@pytest.fixture(scope="module")
+def children() -> ForkServerContext:
+    """Processes that begin with all that is slow to import."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork processes")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["secateur.pruning.prune"])
+    return context
+
+
+START, SEARCHING = (
+    ["settings.json", "start.pt"],
+    ["refit.pt", "search.so-far.pt", "settings.json", "start.pt"],
+)
+SEARCHED = ["refit.pt", "search.pt", "settings.json", "start.pt"]
+DEATHS = [
+    # In the start; while its plan is carried out.
+    ("learned.decide", 1, ["settings.json"]),
+    ("learned.carry_out", 1, START),
+    # In the middle of a step of the search; while a checkpoint is written, half of which is there; after the last step.
+    ("learned.Search.stepped", 3, SEARCHING),
+    ("checkpoint.torch.save", 2, [*SEARCHING[:2], "search.so-far.pt.partial", *SEARCHING[2:]]),
+    ("learned.round_to_plan", 1, [*SEARCHING[:2], "search.so-far.pt.partial", *SEARCHING[2:]]),
+    # In the reconstruction, in the middle of a step of the recovery, before there is a result.
+    ("learned.carry_out", 1, SEARCHED),
+    ("learned.Recovery.stepped", 3, ["reconstruct.pt", "recover.so-far.pt", *SEARCHED]),
+    ("prune.save_pruned", 1, ["reconstruct.pt", "recover.pt", *SEARCHED]),
+]
+"""Where a run is killed, at which call, and what it leaves; the next one goes on, and is killed at the next place."""
+
+
+def test_a_run_that_is_killed_in_every_phase_ends_as_one_that_is_not(
+    children: ForkServerContext, settings: MakeSettings, speech: Path, tmp_path: Path
+) -> None:
+    wanted = replace(settings(score="obs"), valid=speech, valid_limit=2)
+
+    def run(out: Path, death: tuple[str, int] | None) -> int | None:
+        child = children.Process(target=exec, args=(CHILD, {"settings": wanted, "out": out, "death": death}))
+        child.start()
+        child.join()
+        return child.exitcode
+
+    for path, call, left in DEATHS:
+        assert run(tmp_path / "killed", (path, call)) == -signal.SIGKILL, path
+        assert sorted(file.name for file in (tmp_path / "killed.unfinished").iterdir()) == sorted(left), path
+    assert run(tmp_path / "killed", None) == run(tmp_path / "straight", None) == 0
+    assert written(tmp_path / "killed") == written(tmp_path / "straight")
+    histories = [
+        json.loads((tmp_path / name / "report.json").read_text())["history"]
+        for name in ("killed", "straight")
+    ]
+    assert histories[0] == histories[1]
+    assert [[row["step"] for row in rows if "WER" in row] for rows in histories[0].values()] == [
+        [0, 2, 4]
+    ] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "straight"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Clock:
+    """A clock that stands still unless it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> dict[str, Any]:
+        self.now += seconds
+        return {}
+
+
+@pytest.mark.parametrize("stopped_after", [None, "start", "refit", "search", "reconstruct"])
+def test_phases_share_the_time_that_is_left_whoever_spent_it(
+    make_recognizer: MakeRecognizer,
+    speech: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: str | None,
+) -> None:
+    """The start takes 100 s, refitting 60 s each time, of 10 minutes; one run may be stopped, and another go on."""
+    clock = Clock()
+    monkeypatch.setattr(room, "perf_counter", clock)
+    recognizer = make_recognizer("conformer")
+    pool = SpeechPool.read(open_corpus(speech), RATE, skips=SkipLog())
+    lengths: dict[str, float | None] = {}
+
+    def run(stop: str | None) -> None:
+        method = LearnedMethod(
+            recognizer,
+            find_groups(recognizer.model),
+            {"params": parameter_cost(find_groups(recognizer.model))},
+            Budget.parse("params=50%"),
+            pool,
+            [],
+            OneShot(),
+            Learned(minutes=10.0, search_share=0.5),
+            Workspace.of(tmp_path / "out", {}),
+            ProgressBar("", quiet=True),
+        )
+
+        def done(stage: str, seconds: float, inside: Callable[[], object] = lambda: None) -> None:
+            def make() -> dict[str, Any]:
+                inside()
+                return clock.passes(seconds)
+
+            method._timed(stage, make)
+            if stage == stop:
+                raise StoppedError
+
+        def refit_and_plan() -> None:
+            done("refit", 60.0)
+            lengths["search"] = method._length("search").seconds
+
+        done("start", 100.0)
+        done("search", 180.0, refit_and_plan)
+        done("reconstruct", 60.0)
+        lengths["recover"] = method._length("recover").seconds
+
+    if stopped_after is not None:
+        with pytest.raises(StoppedError):
+            run(stopped_after)
+        clock.passes(5000.0)
+    run(None)
+    assert lengths == {"search": (600 - 100 - 60 - 60) / 2, "recover": 600 - 100 - 60 - 180 - 60}
+
+
+@pytest.mark.parametrize(
+    ("phases", "lengths"),
+    [(PHASES, (40, 60)), (("start", "search"), (100, None)), (("start", "recover"), (None, 100))],
+)
+def test_steps_that_are_asked_for_are_shared_too(
+    settings: MakeSettings, phases: tuple[str, ...], lengths: tuple[int | None, int | None]
+) -> None:
+    method = LearnedMethod.__new__(LearnedMethod)
+    method.settings = settings(phases=phases, steps=100, search_share=0.4).learned
+    for phase, length in zip(("search", "recover"), lengths, strict=True):
+        if length is not None:
+            assert method._length(phase).steps == length
+
+
+def test_precision_is_that_of_the_weights_unless_they_are_single(make_recognizer: MakeRecognizer) -> None:
+    model = make_recognizer("conformer").model
+    assert autocast_type("bfloat16", model) is None
+    model.float()
+    assert autocast_type("bfloat16", model) is torch.bfloat16
+    assert autocast_type("float32", model) is None
+    assert autocast_type("auto", model) in (None, torch.bfloat16)
+
+
+def test_mixed_precision_prunes_too(settings: MakeSettings) -> None:
+    pruned = prune(settings(steps=4, precision="bfloat16"))
+    assert pruned.recognizer.model.dtype == torch.float32
+    assert all(torch.isfinite(tensor).all() for tensor in pruned.recognizer.model.state_dict().values())
+
+
+def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
+    distillation = Distillation(task=0.1)
+    with_them, without = (
+        prune(settings(steps=4, distillation=distillation, transcripts=transcripts)).report["history"]
+        for transcripts in (True, False)
+    )
+    assert all(row["task"] > 0 for rows in with_them.values() for row in rows)
+    assert with_them != without
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"phases": ("start", "finish")}, "there is no phase 'finish'; choose among start, search"),
+        ({"precision": "float8"}, "there is no precision 'float8'"),
+    ],
+)
+def test_settings_that_are_not_there_are_refused(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SecateurError, match=sentence):
+        Learned(**wrong)
