@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from secateur.errors import SecateurError
+from secateur.training.checkpoint import write_state
 from secateur.training.workspace import SETTINGS, Workspace
 
 BEFORE = {"keep": "params=50%", "learned": {"steps": None, "phases": ["search", "recover"], "rate": 0.1}}
@@ -76,3 +77,51 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         SecateurError, match="file/out.unfinished cannot be written: .*; choose another place"
     ):
         Workspace.of(tmp_path / "file" / "out", BEFORE)
+
+
+def test_a_file_that_was_half_written_when_the_run_was_killed_is_never_read(tmp_path: Path) -> None:
+    kept = stopped(tmp_path / "out").folder
+    assert kept is not None
+    (kept / "search.pt.partial").write_bytes(b"PK")
+    with Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        assert workspace.stage("search", lambda: {"plan": "new"}) == {"plan": "new"}
+        assert not (kept / "search.pt.partial").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_stage_had_done_so_far_goes_when_it_is_done(tmp_path: Path) -> None:
+    workspace = Workspace.of(tmp_path / "out", BEFORE)
+    so_far = workspace.progress("search")
+    assert so_far is not None
+    write_state(so_far, {"step": 3})
+    assert Workspace.of(tmp_path / "out", BEFORE).resumes
+
+    def make() -> dict[str, int]:
+        assert so_far.exists()
+        return {"step": 4}
+
+    workspace.stage("search", make)
+    assert not so_far.exists()
+
+
+def test_a_stage_that_fails_is_not_done(tmp_path: Path) -> None:
+    workspace = Workspace.of(tmp_path / "out", BEFORE)
+
+    def fail() -> dict[str, int]:
+        raise SecateurError("no")
+
+    with pytest.raises(SecateurError):
+        workspace.stage("search", fail)
+    assert workspace.stage("search", lambda: {"step": 4}) == {"step": 4}
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Workspace(None) as workspace:
+        assert [workspace.stage("search", lambda step=step: {"step": step})["step"] for step in (1, 2)] == [
+            1,
+            2,
+        ]
+        assert workspace.progress("search") is None
+        assert not workspace.resumes
+    assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -39,8 +39,12 @@ def read_state(path: Path) -> dict[str, Any]:
         SecateurError: it is damaged.
     """
     try:
+        # PyTorch writes check sums, and does not look at them.
+        with ZipFile(path) as archive:
+            if wrong := archive.testzip():
+                raise BadZipFile(f"{wrong} is not what was written")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # noqa: BLE001 - damage shows as any error of two parsers
         raise SecateurError(
             f"{path} is damaged, so the run cannot go on from it: {reason(error)}; delete it to begin the phase anew"
         ) from None
