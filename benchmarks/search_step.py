@@ -19,7 +19,7 @@ from secateur import Recognizer, load
 from secateur.pruning.constraint import Constraints
 from secateur.pruning.distillation import Distillation, Distiller
 from secateur.pruning.gates import Gates
-from secateur.pruning.learned import Learned, Recovery, Search, autocast_type
+from secateur.pruning.learned import Learned, Recovery, Search, working_type
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
@@ -28,6 +28,7 @@ from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
 from secateur.training.feed import Batch, Feed
+from secateur.training.precision import Working, lower
 
 WARM_UP = 2
 
@@ -36,30 +37,36 @@ def measure(steps: int, utterances: int) -> Figures:
     """Seconds of both kinds of step, over the same batches."""
     teacher = load(model_file())
     groups = find_groups(teacher.model)
-    costs = [parameter_cost(groups), mac_cost(groups, teacher.model, 10.0)]
+    costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, teacher.model, 10.0)}
     settings = Learned()
     students = [
         Recognizer(copy.deepcopy(teacher.model), teacher.features, teacher.tokenizer) for _ in range(2)
     ]
-    plain, hidden = (Distiller(teacher, student, groups, None, Distillation()) for student in students)
+    dtype = working_type(settings.precision, teacher.model)
+    working = [Working(student.model, dtype) for student in students]
+    taught = copy.deepcopy(teacher.model)
+    if dtype is not None:
+        lower(taught, dtype)
+    teacher_at_work = Recognizer(taught, teacher.features, teacher.tokenizer)
+    plain, hidden = (
+        Distiller(teacher_at_work, student, groups, None, Distillation()) for student in students
+    )
     gates = Gates(groups)
-    search = Search(hidden, None, gates, costs, Constraints([0.5, 0.5]), seed=0)
-    recovery = Recovery(plain, None)
+    search = Search(hidden, None, working[1], gates, costs, Constraints([0.5, 0.5]), seed=0)
+    recovery = Recovery(plain, None, working[0])
     rates: list[list[dict[str, Any]]] = [
-        [{"params": list(students[0].model.parameters()), "lr": settings.rate}],
+        [{"params": working[0].parameters(), "lr": settings.rate}],
         [
-            {"params": list(students[1].model.parameters()), "lr": settings.rate},
+            {"params": working[1].parameters(), "lr": settings.rate},
             *gates.parameter_groups(settings.gate_rate, settings.gate_rate),
         ],
     ]
     optimizers = [torch.optim.AdamW(groups_, fused=True) for groups_ in rates]
-    autocast = autocast_type(settings.precision, teacher.model)
     pool = SpeechPool.read(open_corpus(speech("fit"), limit=utterances), teacher.sample_rate, skips=SkipLog())
 
     def step(objective: Recovery, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
         start = perf_counter()
-        with torch.autocast("cpu", autocast, enabled=autocast is not None):
-            loss, _ = objective.loss(batch, 0.0)
+        loss, _ = objective.loss(batch, 0.0)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         optimizer.step()
@@ -112,7 +119,7 @@ def measure(steps: int, utterances: int) -> Figures:
         "gates_share": means["gates"] / means["search"],
         "waiting_share": waited / wall,
         "audio_per_second": {name: audio / sum(seconds[name]) for name in ("plain", "search")},
-        "autocast": str(autocast),
+        "computes_in": str(dtype or teacher.model.dtype),
     }
 
 

@@ -22,7 +22,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning import learned as room
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import PHASES, Learned, LearnedMethod, autocast_type
+from secateur.pruning.learned import PHASES, Learned, LearnedMethod, working_type
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings
@@ -354,11 +354,11 @@ def test_steps_that_are_asked_for_are_shared_too(
 
 def test_precision_is_that_of_the_weights_unless_they_are_single(make_recognizer: MakeRecognizer) -> None:
     model = make_recognizer("conformer").model
-    assert autocast_type("bfloat16", model) is None
+    assert working_type("bfloat16", model) is None
     model.float()
-    assert autocast_type("bfloat16", model) is torch.bfloat16
-    assert autocast_type("float32", model) is None
-    assert autocast_type("auto", model) in (None, torch.bfloat16)
+    assert working_type("bfloat16", model) is torch.bfloat16
+    assert working_type("float32", model) is None
+    assert working_type("auto", model) in (None, torch.bfloat16)
 
 
 def test_mixed_precision_prunes_too(settings: MakeSettings) -> None:

@@ -95,9 +95,9 @@ class Distiller:
             labels: token ids of each utterance's transcript, [tokens]; None where there is none.
         """
         with torch.no_grad(), _streams(self._taught) as k:
-            taught = self.teacher.model(**inputs).logits.float()
+            taught = self.teacher.model(**_cast(inputs, self.teacher)).logits.float()
         with _streams(self._learning) as h:
-            said = self.student.model(**inputs).logits.float()
+            said = self.student.model(**_cast(inputs, self.student)).logits.float()
         real = frame_mask(self.teacher.output_lengths(inputs["attention_mask"].sum(-1)), taught.shape[1])
         target = taught.log_softmax(-1)
         speech = 1.0 - target[..., self.teacher.blank].exp()
@@ -200,6 +200,12 @@ def transcript_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor |
         if tokenizer.unk_token_id not in ids:
             return torch.tensor(ids, dtype=torch.long)
     return None
+
+
+def _cast(inputs: Inputs, recognizer: Recognizer) -> dict[str, Tensor]:
+    """Inputs in the precision that a model computes in."""
+    dtype = recognizer.model.dtype
+    return {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
 
 
 @contextmanager

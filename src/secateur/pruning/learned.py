@@ -42,6 +42,7 @@ from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.training.feed import Batch, Feed
+from secateur.training.precision import Working, lower
 from secateur.training.trainer import Length, Loop, Progress, Trainer
 from secateur.training.workspace import Workspace
 
@@ -104,21 +105,25 @@ class Learned:
 class Recovery:
     """The objective of distilling a model as it is; see `training.trainer.Objective`."""
 
-    def __init__(self, distiller: Distiller, labels: Callable[[Batch], list[Tensor | None]] | None) -> None:
-        self.distiller, self.labels = distiller, labels
-        self.model = distiller.student.model
+    def __init__(
+        self,
+        distiller: Distiller,
+        labels: Callable[[Batch], list[Tensor | None]] | None,
+        working: Working,
+    ) -> None:
+        self.distiller, self.labels, self.working = distiller, labels, working
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
         return self.distiller(batch.inputs, None if self.labels is None else self.labels(batch))
 
     def stepped(self) -> None:
-        """Nothing more to do."""
+        self.working.spread()
 
     def model_state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        return self.working.state()
 
     def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(state)
+        self.working.load_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         return self.distiller.state_dict()
@@ -134,12 +139,13 @@ class Search(Recovery):
         self,
         distiller: Distiller,
         labels: Callable[[Batch], list[Tensor | None]] | None,
+        working: Working,
         gates: Gates,
         costs: Mapping[str, CostModel],
         constraints: Constraints,
         seed: int,
     ) -> None:
-        super().__init__(distiller, labels)
+        super().__init__(distiller, labels, working)
         self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
         self.masks = self.open_masks()
         self._fractions = torch.ones(len(costs), dtype=torch.double)
@@ -156,6 +162,7 @@ class Search(Recovery):
         return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
 
     def stepped(self) -> None:
+        super().stepped()
         self.gates.clamp_()
         self.constraints.update(self._fractions, self._warmed)
 
@@ -230,6 +237,7 @@ class LearnedMethod:
         self.history: dict[str, list[dict[str, float]]] = {}
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
+        self.dtype = working_type(settings.precision, recognizer.model)
         self.targets = [limit / costs[name].dense for name, limit in limits.items()]
         self._began, self._before = perf_counter(), 0.0
 
@@ -302,10 +310,15 @@ class LearnedMethod:
                 constraints = Constraints(
                     self.targets, [float(c.of(counts)) / c.dense for c in costs.values()]
                 )
-            distiller = Distiller(teacher, student, self.groups, None, self.settings.distillation)
-            objective = Search(distiller, self._labels(), gates, costs, constraints, self.oneshot.seed)
+            working = Working(student.model, self.dtype)
+            distiller = Distiller(
+                self._at_work(teacher), student, self.groups, None, self.settings.distillation
+            )
+            objective = Search(
+                distiller, self._labels(), working, gates, costs, constraints, self.oneshot.seed
+            )
             parameters = [
-                {"params": list(student.model.parameters()), "lr": self.settings.rate},
+                {"params": working.parameters(), "lr": self.settings.rate},
                 *gates.parameter_groups(self.settings.gate_rate, COARSE_RATE * self.settings.gate_rate),
             ]
 
@@ -318,11 +331,12 @@ class LearnedMethod:
                 """What would come out now; the masks stay where they are."""
                 assert self.validate is not None
                 unmasked = self._copy(teacher)
-                unmasked.model.load_state_dict(student.model.state_dict())
+                unmasked.model.load_state_dict(working.state())
                 return self.validate(self._sliced(rounded(), unmasked))
 
             with masked(student.model, self.groups, objective.masks):
                 self._train("search", objective, parameters, 0, validate, decays=False)
+            working.restore()
             plan = rounded()
             return {
                 "model": student.model.state_dict(),
@@ -351,14 +365,19 @@ class LearnedMethod:
 
     def _recover(self, plan: PruningPlan, teacher: Recognizer, student: Recognizer) -> Recognizer:
         def make() -> dict[str, Any]:
-            distiller = Distiller(teacher, student, self.groups, plan, self.settings.distillation)
-            parameters = [{"params": list(student.model.parameters()), "lr": self.settings.rate}]
+            working = Working(student.model, self.dtype)
+            distiller = Distiller(
+                self._at_work(teacher), student, self.groups, plan, self.settings.distillation
+            )
+            objective = Recovery(distiller, self._labels(), working)
+            parameters = [{"params": working.parameters(), "lr": self.settings.rate}]
 
             def validate() -> float:
                 assert self.validate is not None
                 return self.validate(student)
 
-            self._train("recover", Recovery(distiller, self._labels()), parameters, 1, validate, decays=True)
+            self._train("recover", objective, parameters, 1, validate, decays=True)
+            working.restore()
             return {"model": student.model.state_dict(), "history": self.history["recover"]}
 
         made = self._timed("recover", make)
@@ -379,7 +398,6 @@ class LearnedMethod:
         settings = self.settings
         loop = Loop(
             self._length(phase),
-            autocast=autocast_type(settings.precision, self.recognizer.model),
             validations=settings.validations,
             # The budget is met at the end of the search only, so that what came before tells nothing of it.
             keeps_best=phase == "recover",
@@ -472,6 +490,14 @@ class LearnedMethod:
     def _copy(self, recognizer: Recognizer) -> Recognizer:
         return Recognizer(copy.deepcopy(recognizer.model), recognizer.features, recognizer.tokenizer)
 
+    def _at_work(self, recognizer: Recognizer) -> Recognizer:
+        """The recogniser in the precision that training computes in."""
+        if self.dtype is None:
+            return recognizer
+        lowered = self._copy(recognizer)
+        lower(lowered.model, self.dtype)
+        return lowered
+
     def _labels(self) -> Callable[[Batch], list[Tensor | None]] | None:
         """Token ids of transcripts, where the loss has a use for them."""
         if not (self.settings.distillation.task and self.settings.transcripts):
@@ -484,8 +510,8 @@ class LearnedMethod:
         return labels
 
 
-def autocast_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
-    """The precision that training computes in, None for that of the weights."""
+def working_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
+    """The precision that training computes in; None for that of the weights."""
     if precision == "float32" or model.dtype != torch.float32:
         return None
     if precision == "bfloat16":

@@ -73,7 +73,6 @@ class Loop:
     Attributes:
         length: of the phase.
         clip: bound on the length of the gradient.
-        autocast: precision of the computation; that of the weights if None.
         validations: how often the model is validated, evenly spread, the last time after the last step; and once more
             before the first one.
         keeps_best: whether the phase ends with the model that was validated best, or with the last one.
@@ -81,7 +80,6 @@ class Loop:
 
     length: Length
     clip: float = 1.0
-    autocast: torch.dtype | None = None
     validations: int = 4
     keeps_best: bool = False
 
@@ -174,9 +172,7 @@ class Trainer:
         factor = self._rate(progress.step, share)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        device = self.parameters[0].device.type
-        with torch.autocast(device, self.loop.autocast, enabled=self.loop.autocast is not None):
-            loss, figures = self.objective.loss(batch, share)
+        loss, figures = self.objective.loss(batch, share)
         loss.backward()  # type: ignore[no-untyped-call]
         length = torch.nn.utils.clip_grad_norm_(self.parameters, self.loop.clip)
         self._broken = 0 if bool(torch.isfinite(length)) else self._broken + 1
