@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -361,12 +361,6 @@ def test_precision_is_that_of_the_weights_unless_they_are_single(make_recognizer
     assert working_type("auto", model) in (None, torch.bfloat16)
 
 
-def test_mixed_precision_prunes_too(settings: MakeSettings) -> None:
-    pruned = prune(settings(steps=4, precision="bfloat16"))
-    assert pruned.recognizer.model.dtype == torch.float32
-    assert all(torch.isfinite(tensor).all() for tensor in pruned.recognizer.model.state_dict().values())
-
-
 def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
     distillation = Distillation(task=0.1)
     with_them, without = (
@@ -387,3 +381,25 @@ def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
 def test_settings_that_are_not_there_are_refused(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SecateurError, match=sentence):
         Learned(**wrong)
+
+
+def test_a_run_in_half_precision_that_was_stopped_by_ctrl_c_ends_as_one_that_was_not(
+    settings: MakeSettings, tmp_path: Path
+) -> None:
+    wanted = settings(precision="bfloat16")
+
+    for phase in ("search", "recover"):
+
+        def press_in(now: str, row: Mapping[str, float], phase: str = phase) -> None:
+            if (now, row["step"]) == (phase, 2):
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            prune(wanted, tmp_path / "stopped", log=press_in)
+        assert (tmp_path / "stopped.unfinished" / f"{phase}.so-far.pt").exists()
+    prune(wanted, tmp_path / "stopped")
+    prune(wanted, tmp_path / "straight")
+    assert written(tmp_path / "stopped") == written(tmp_path / "straight")
+    for tensor in secateur.load(tmp_path / "stopped").model.parameters():
+        assert tensor.dtype == torch.float32
+        assert torch.isfinite(tensor).all()

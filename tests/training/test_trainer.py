@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -156,6 +156,7 @@ def test_rates_rise_first_and_fall_along_half_a_cosine_to_the_end() -> None:
 
 
 @given(death=st.integers(1, 19), seldom=st.integers(1, 4))
+@settings(max_examples=12)
 def test_killed_at_any_step_it_goes_on_to_the_same_weights_moments_and_figures(
     tmp_path_factory: pytest.TempPathFactory, death: int, seldom: int
 ) -> None:
