@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 # Their running statistics need more digits than half precision has.
 KEPT = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -27,6 +28,7 @@ class Working:
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         self.model = model
         self._twins: dict[str, nn.Parameter] = {}
+        self._hooks: list[RemovableHandle] = []
         if dtype is None:
             return
         full = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -34,7 +36,8 @@ class Working:
         for name, parameter in model.named_parameters():
             if parameter.dtype != full[name].dtype:
                 twin = self._twins[name] = nn.Parameter(full[name])
-                parameter.register_post_accumulate_grad_hook(partial(_hand_over, twin))
+                hook = parameter.register_post_accumulate_grad_hook(partial(_hand_over, twin))  # type: ignore[no-untyped-call]
+                self._hooks.append(hook)
 
     def parameters(self) -> list[nn.Parameter]:
         """What an optimiser moves."""
@@ -64,6 +67,8 @@ class Working:
         for name, parameter in self.model.named_parameters():
             if name in self._twins:
                 parameter.data = self._twins[name].data
+        for hook in self._hooks:
+            hook.remove()
         self._twins.clear()
 
 

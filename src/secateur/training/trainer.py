@@ -72,7 +72,7 @@ class Loop:
 
     Attributes:
         length: of the phase.
-        clip: bound on the length of the gradient.
+        clip: bound on the length of the gradient of each group of parameters.
         validations: how often the model is validated, evenly spread, the last time after the last step; and once more
             before the first one.
         keeps_best: whether the phase ends with the model that was validated best, or with the last one.
@@ -129,7 +129,6 @@ class Trainer:
     ) -> None:
         self.objective, self.loop, self.decays = objective, loop, decays
         self.checkpoint, self.validate, self.report = checkpoint, validate, report
-        self.parameters = [each for group in parameters for each in group["params"]]
         self.rates = [group["lr"] for group in parameters]
         self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.progress = Progress(total=loop.length.steps)
@@ -174,8 +173,12 @@ class Trainer:
             group["lr"] = rate * factor
         loss, figures = self.objective.loss(batch, share)
         loss.backward()  # type: ignore[no-untyped-call]
-        length = torch.nn.utils.clip_grad_norm_(self.parameters, self.loop.clip)
-        self._broken = 0 if bool(torch.isfinite(length)) else self._broken + 1
+        # Each group by itself: a budget that pulls hard at gates must not hold back weights.
+        lengths = [
+            torch.nn.utils.clip_grad_norm_(group["params"], self.loop.clip)
+            for group in self.optimizer.param_groups
+        ]
+        self._broken = 0 if all(bool(torch.isfinite(length)) for length in lengths) else self._broken + 1
         if self._broken == 0:
             self.optimizer.step()
             self.objective.stepped()
