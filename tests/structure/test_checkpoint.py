@@ -182,3 +182,15 @@ def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     WhisperConfig().save_pretrained(tmp_path)
     with pytest.raises(SecateurError, match="is a whisper model; supported are CTC models"):
         load_model(tmp_path)
+
+
+def test_the_folder_one_is_in_is_a_place_for_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with new_folder(".") as partial:
+        (partial / "plan.json").write_text("{}", encoding="utf-8")
+    assert names(tmp_path) == ["here"]
+    assert names(place) == ["plan.json"]

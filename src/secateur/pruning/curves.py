@@ -165,8 +165,9 @@ class Space:
 
     def _gradients(self, counts: Tensor) -> Floats:
         counts = counts.requires_grad_()
-        rows = [torch.autograd.grad(cost.of(counts), counts)[0].numpy()[self._rows] for cost in self._costs]
-        return np.stack(rows)
+        with torch.enable_grad():
+            rows = [torch.autograd.grad(cost.of(counts), counts)[0] for cost in self._costs]
+        return np.stack([row.numpy()[self._rows] for row in rows])
 
     def void(self, at: Ints) -> NDArray[np.bool_]:
         """Which scored groups lie in one that is gone."""

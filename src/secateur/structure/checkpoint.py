@@ -142,7 +142,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         SecateurError: ``folder`` holds something other than an earlier result, or the disk does not take it all.
     """
-    folder = Path(folder)
+    # So that a folder given as "." has a name, and neighbours.
+    folder = Path(folder).absolute()
     check_free(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     earlier = folder.with_name(f"{folder.name}.earlier-{os.getpid()}")

@@ -58,6 +58,7 @@ class Workspace:
     @staticmethod
     def place(result: Path) -> Path:
         """The folder of the workspace of the run that writes ``result``."""
+        result = result.absolute()
         return result.with_name(f"{result.name}.unfinished")
 
     def __enter__(self) -> Workspace:
