@@ -71,6 +71,9 @@ class Learned:
         search_share: part of the steps, or of the time, for search and recovery that goes into the search.
         rate: peak learning rate of the weights.
         gate_rate: learning rate of the gates.
+        coarse: whether modules and layers have gates of their own in the search. Of eighty that are open with a
+            probability of .99 half of all draws close one, after which a student that has been refitted hears little; a
+            module goes with its last unit too.
         batch_seconds: audio in a batch, padding included.
         augment: whether the training speech is changed: speed, noise, rooms, splices, masks on features.
         distillation: what the loss is made of.
@@ -86,6 +89,7 @@ class Learned:
     search_share: float = 0.4
     rate: float = 3e-4
     gate_rate: float = 0.02
+    coarse: bool = False
     batch_seconds: float = 30.0
     augment: bool = True
     distillation: Distillation = field(default_factory=Distillation)
@@ -303,7 +307,9 @@ class LearnedMethod:
                     decision.plan,
                 )
             begin = opening(self.groups, decision.scores, decision.plan) if known else {}
-            gates = Gates(self.groups, open_probability=begin).to(student.model.device)
+            whole = self.groups.layers.keys() | self.groups.branches.keys()
+            gated = [name for name in self.groups if self.settings.coarse or name not in whole]
+            gates = Gates(self.groups, gated, open_probability=begin).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
             with torch.no_grad():
                 counts = gates.expected_counts()
