@@ -92,6 +92,7 @@ def measure(steps: int, utterances: int) -> Figures:
         batch_seconds=settings.batch_seconds,
         augmentation=Augmentation(),
         seed=0,
+        frames_per_second=teacher.inputs_per_second,
     )
     audio, began = 0.0, perf_counter()
     with masked(students[1].model, groups, search.masks), feed as batches:

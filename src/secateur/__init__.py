@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from secateur.pruning.settings import PruneSettings
     from secateur.recognizer import Recognizer, load
     from secateur.structure.plan import PruningPlan
+
+# oneDNN compiles a kernel for every layer and every shape of a batch, and by default keeps 1,024 of them, which is too few for
+# a pruned model, whose layers all differ. It reads this when it computes first.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 __version__ = "0.1.0"
 

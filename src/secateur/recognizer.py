@@ -60,6 +60,11 @@ class Recognizer:
         return int(self.features.sampling_rate)
 
     @property
+    def inputs_per_second(self) -> float:
+        """Frames of features, or samples, that the model is given for a second of audio."""
+        return self.sample_rate / int(getattr(self.features, "hop_length", 1))
+
+    @property
     def samples_per_frame(self) -> int:
         """Audio samples from one output frame to the next."""
         config = self.model.config

@@ -437,6 +437,7 @@ class LearnedMethod:
                 seed=2 * self.oneshot.seed + number,
                 start=start,
                 alone=not self.recognizer.pads_cleanly,
+                frames_per_second=self.recognizer.inputs_per_second,
             )
 
         trainer = Trainer(

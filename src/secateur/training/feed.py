@@ -13,6 +13,7 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.errors import SecateurError
@@ -26,6 +27,10 @@ from secateur.speech.pool import SpeechPool
 _WINDOW_BATCHES = 20
 # Batches that wait; one more is in the making. A slow file or a long utterance is absorbed, and memory is not.
 _AHEAD = 2
+# How many stretches there are in a batch: divisors of 360, so that batches of the same area have few shapes.
+_SIZES = [size for size in range(1, 361) if 360 % size == 0]
+# Frames that all of these divide, into lengths that subsampling by 8 divides.
+_AREA = 8 * 360
 # What random numbers of an epoch and of a step are drawn for, so that no epoch shares its numbers with a step.
 _EPOCH, _STEP = 0, 1
 
@@ -78,6 +83,9 @@ class Feed:
         seed: of the order and of the augmentation, 0 or more.
         start: the first step.
         alone: one stretch a batch, for models that cannot hear several lengths at once.
+        frames_per_second: of the model's inputs. Where it is given, batches are padded to a few shapes of nearly the same
+            area: on a CPU, PyTorch compiles half-precision kernels for every shape that it meets, which takes
+            longer than a step. They come close to ``batch_seconds`` then, and keep below.
 
     Attributes:
         waited: how long batches have been waited for so far, in seconds.
@@ -97,6 +105,7 @@ class Feed:
         seed: int,
         start: int = 0,
         alone: bool = False,
+        frames_per_second: float | None = None,
     ) -> None:
         if not (0 < batch_seconds < math.inf and seed >= 0 and start >= 0):
             raise SecateurError(
@@ -104,6 +113,10 @@ class Feed:
                 "give a finite length above 0, and a step and a seed of 0 or more"
             )
         self.waited = 0.0
+        frames = 0 if frames_per_second is None else int(batch_seconds * frames_per_second)
+        self._area = frames // _AREA * _AREA
+        if self._area and frames_per_second is not None:
+            batch_seconds = self._area / frames_per_second
         self._pool = pool
         self._prepare = prepare
         self._sample_rate = sample_rate
@@ -181,6 +194,9 @@ class Feed:
             name: tensor if tensor is real else self._augmentation.hide(tensor, real, rng)
             for name, tensor in inputs.items()
         }
+        if self._area and not self._alone:
+            frames = self._area // _size(max(stretch.seconds for stretch in stretches), self._batch_seconds)
+            hidden = {name: _lengthened(tensor, frames) for name, tensor in hidden.items()}
         seconds = sum(map(len, waves)) / self._sample_rate
         return Batch(step, hidden, [self._text(stretch) for stretch in stretches], seconds)
 
@@ -267,7 +283,18 @@ def _packed(window: list[Stretch], bound: float) -> list[list[Stretch]]:
     window = sorted(window, key=lambda stretch: -stretch.seconds)
     batches = []
     while window:
-        size = max(1, int(bound / window[0].seconds))
+        size = _size(window[0].seconds, bound)
         batches.append(window[:size])
         window = window[size:]
     return batches
+
+
+def _size(longest: float, bound: float) -> int:
+    """How many stretches there may be in a batch whose longest is of so many seconds."""
+    return max((size for size in _SIZES if size * longest <= bound), default=1)
+
+
+def _lengthened(tensor: Tensor, frames: int) -> Tensor:
+    """A batch of inputs, or their mask, with padding up to that many frames; [B, T, ...] -> [B, frames, ...]."""
+    missing = max(frames, -(-tensor.shape[1] // 8) * 8) - tensor.shape[1]
+    return F.pad(tensor, [0, 0] * (tensor.dim() - 2) + [0, missing])
