@@ -339,3 +339,28 @@ def test_real_opus_speech_is_prepared_for_the_real_conformer(shared: Path) -> No
     assert batch.seconds == pytest.approx(float(real.sum()) / 100, rel=0.01)
     assert batch.seconds <= 30.1
     assert batch.texts == [None] * len(features)
+
+
+def test_batches_of_a_known_frame_rate_have_few_shapes_and_one_area(pool: SpeechPool) -> None:
+    def feed(rate: float | None) -> list[Batch]:
+        with Feed(
+            pool,
+            feature_frames,
+            sample_rate=RATE,
+            batch_seconds=30.0,
+            augmentation=Augmentation(),
+            seed=0,
+            frames_per_second=rate,
+        ) as batches:
+            return list(islice(batches, 60))
+
+    shaped, free = feed(RATE / HOP), feed(None)
+    shapes = {tuple(batch.inputs["attention_mask"].shape) for batch in shaped}
+    assert len(shapes) < len({tuple(batch.inputs["attention_mask"].shape) for batch in free}) / 3
+    for batch in shaped:
+        features, real = batch.inputs["input_features"], batch.inputs["attention_mask"]
+        assert features.shape[:2] == real.shape
+        assert features.shape[1] % 8 == 0
+        assert real.numel() <= 2880
+        assert not features[~real].any()
+        assert int(real.sum()) == pytest.approx(batch.seconds * RATE / HOP, abs=len(batch.texts))
