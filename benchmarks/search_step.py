@@ -19,7 +19,8 @@ from secateur import Recognizer, load
 from secateur.pruning.constraint import Constraints
 from secateur.pruning.distillation import Distillation, Distiller
 from secateur.pruning.gates import Gates
-from secateur.pruning.learned import Learned, Recovery, Search, working_type
+from secateur.pruning.learned import Learned, working_type
+from secateur.pruning.objectives import Recovery, Search
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool

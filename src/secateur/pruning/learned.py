@@ -30,6 +30,7 @@ from secateur.pruning.constraint import Constraints
 from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import Distillation, Distiller, transcript_tokens
 from secateur.pruning.gates import Gates
+from secateur.pruning.objectives import Recovery, Search
 from secateur.pruning.oneshot import Decision, OneShot, carry_out, decide
 from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.scores import Elimination
@@ -46,14 +47,8 @@ from secateur.training.precision import Working, lower
 from secateur.training.trainer import Length, Loop, Progress, Trainer
 from secateur.training.workspace import Workspace
 
-TARGET_WARM_UP = 0.5
-"""Share of the search in which the target falls to the limit, where the search begins above it."""
-
 COARSE_RATE = 0.25
 """Learning rate of the gates of modules and layers, on which more depends, for that of the fine ones."""
-
-GATES = "gates."
-"""What the names of gates begin with where they are kept beside weights."""
 
 PHASES = ("start", "search", "reconstruct", "recover")
 """The phases that can be left out; slicing cannot."""
@@ -104,95 +99,6 @@ class Learned:
             raise SecateurError(f"there is no phase {unknown[0]!r}; choose among {', '.join(PHASES)}")
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
-
-
-class Recovery:
-    """The objective of distilling a model as it is; see `training.trainer.Objective`."""
-
-    def __init__(
-        self,
-        distiller: Distiller,
-        labels: Callable[[Batch], list[Tensor | None]] | None,
-        working: Working,
-    ) -> None:
-        self.distiller, self.labels, self.working = distiller, labels, working
-
-    def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
-        return self.distiller(batch.inputs, None if self.labels is None else self.labels(batch))
-
-    def stepped(self) -> None:
-        self.working.spread()
-
-    def model_state(self) -> dict[str, Tensor]:
-        return self.working.state()
-
-    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        self.working.load_state(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.distiller.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.distiller.load_state_dict(state)
-
-
-class Search(Recovery):
-    """The objective of learning weights, gates and multipliers together."""
-
-    def __init__(
-        self,
-        distiller: Distiller,
-        labels: Callable[[Batch], list[Tensor | None]] | None,
-        working: Working,
-        gates: Gates,
-        costs: Mapping[str, CostModel],
-        constraints: Constraints,
-        seed: int,
-    ) -> None:
-        super().__init__(distiller, labels, working)
-        self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
-        self.masks = self.open_masks()
-        self._fractions = torch.ones(len(costs), dtype=torch.double)
-        self._warmed = 0.0
-
-    def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
-        # Of the step alone, so that a run that is resumed draws what it would have drawn.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
-        self.masks.update(self.gates.sample(generator))
-        loss, terms = super().loss(batch, share)
-        fractions = self.fractions()
-        self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
-        terms |= dict(zip(self.costs, self._fractions.tolist(), strict=True))
-        return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
-
-    def stepped(self) -> None:
-        super().stepped()
-        self.gates.clamp_()
-        self.constraints.update(self._fractions, self._warmed)
-
-    def fractions(self) -> Tensor:
-        """Expected costs as fractions of the unpruned model's, [costs], float64."""
-        counts = self.gates.expected_counts()
-        return torch.stack([cost.of(counts) / cost.dense for cost in self.costs.values()])
-
-    @torch.no_grad()
-    def open_masks(self) -> dict[str, Tensor]:
-        """Masks as they are without noise; a new dictionary."""
-        return dict(self.gates.deterministic())
-
-    def model_state(self) -> dict[str, Tensor]:
-        gates = {f"{GATES}{name}": p.detach().clone() for name, p in self.gates.named_parameters()}
-        return super().model_state() | gates
-
-    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        super().load_model_state({n: t for n, t in state.items() if not n.startswith(GATES)})
-        self.gates.load_state_dict({n[len(GATES) :]: t for n, t in state.items() if n.startswith(GATES)})
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.constraints.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.constraints.load_state_dict(state)
 
 
 class LearnedMethod:
