@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # oneDNN compiles a kernel for every layer and every shape of a batch, and by default keeps 1,024 of them, which is too few for
 # a pruned model, whose layers all differ. It reads this when it computes first.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 __version__ = "0.1.0"
 
