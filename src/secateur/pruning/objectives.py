@@ -67,7 +67,8 @@ class Search(Recovery):
     ) -> None:
         super().__init__(distiller, labels, working)
         self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
-        self.masks = self.open_masks()
+        with torch.no_grad():
+            self.masks = gates.deterministic()
         self._fractions = torch.ones(len(costs), dtype=torch.double)
         self._warmed = 0.0
 
@@ -90,11 +91,6 @@ class Search(Recovery):
         """Expected costs as fractions of the unpruned model's, [costs], float64."""
         counts = self.gates.expected_counts()
         return torch.stack([cost.of(counts) / cost.dense for cost in self.costs.values()])
-
-    @torch.no_grad()
-    def open_masks(self) -> dict[str, Tensor]:
-        """Masks as they are without noise; a new dictionary."""
-        return dict(self.gates.deterministic())
 
     def model_state(self) -> dict[str, Tensor]:
         gates = {f"{GATES}{name}": p.detach().clone() for name, p in self.gates.named_parameters()}

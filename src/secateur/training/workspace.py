@@ -35,9 +35,9 @@ class Workspace:
         Raises:
             SecateurError: a run with other settings was stopped there, or nothing can be written there.
         """
-        workspace = cls(cls.place(result))
-        folder, plain = cls.place(result), json.loads(json.dumps(settings, default=str))
-        known = folder / SETTINGS
+        folder = cls.place(result)
+        workspace, known = cls(folder), folder / SETTINGS
+        plain = json.loads(json.dumps(settings, default=str))
         if workspace.resumes and known.is_file():
             differences = list(_differences(_read(known), plain))
             if differences:
