@@ -225,14 +225,15 @@ class PointwiseConv(nn.Conv1d):
 
 
 class DepthwiseConv(nn.Conv1d):
-    """One filter for each channel, computed over an image of height one: [B, C, T] to [B, C, T], both with C last in memory.
+    """One filter for each channel, over an image of width one: [B, C, T] to [B, C, T], both with C last in memory.
 
-    On a CPU that takes a tenth of the time of the one-dimensional convolution.
+    On a CPU that takes a tenth to a third of the time of the one-dimensional convolution. An image of height one would be
+    as fast, but oneDNN unrolls its kernels along the width and takes seconds to compile each.
     """
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        x_BC1T = x_BCT.transpose(1, 2).unsqueeze(1).permute(0, 3, 1, 2)
-        return F.conv2d(x_BC1T, self.weight.unsqueeze(2), self.bias, groups=self.groups).squeeze(2)
+        x_BCT1 = x_BCT.transpose(1, 2).unsqueeze(2).permute(0, 3, 1, 2)
+        return F.conv2d(x_BCT1, self.weight.unsqueeze(3), self.bias, groups=self.groups).squeeze(3)
 
 
 class ConvolutionModule(nn.Module):

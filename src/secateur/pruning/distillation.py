@@ -39,6 +39,19 @@ MATCHING_MEMORY = 0.9
 """Share of the distances between layers that is kept from one batch to the next."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """What the teacher makes of a batch.
+
+    Attributes:
+        logs: log probabilities of its outputs, [B, T, V].
+        streams: its residual stream after each layer, [B, T, D] each.
+    """
+
+    logs: Tensor
+    streams: list[Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Distillation:
     """What counts how much.
@@ -77,7 +90,7 @@ class Distiller:
     ) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
         kept = {} if plan is None else plan.kept
-        self._taught = [teacher.model.get_submodule(path) for path in groups.layers.values()]
+        self._teaching = [teacher.model.get_submodule(path) for path in groups.layers.values()]
         self._learning = list(student.model.get_submodule(groups.family.layers).children())
         self._width = kept.get("width")
         survivors = [i for i, name in enumerate(groups.layers) if kept.get(name, (0,))]
@@ -85,21 +98,29 @@ class Distiller:
         self._matches = survivors
         self._distances: Tensor | None = None
 
+    @torch.no_grad()
+    def teach(self, inputs: Inputs) -> Taught:
+        """What the teacher makes of a batch. It changes nothing, and may run in another thread, ahead of the student."""
+        with _streams(self._teaching) as streams:
+            logits = self.teacher.model(**_cast(inputs, self.teacher)).logits
+        return Taught(logits.float().log_softmax(-1), streams)
+
     def __call__(
-        self, inputs: Inputs, labels: Sequence[Tensor | None] | None = None
+        self, inputs: Inputs, labels: Sequence[Tensor | None] | None = None, taught: Taught | None = None
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and its terms before their factors.
 
         Args:
             inputs: as `Recognizer.prepare` makes them.
             labels: token ids of each utterance's transcript, [tokens]; None where there is none.
+            taught: what `teach` made of the inputs, where that is known.
         """
-        with torch.no_grad(), _streams(self._taught) as k:
-            taught = self.teacher.model(**_cast(inputs, self.teacher)).logits.float()
+        if taught is None:
+            taught = self.teach(inputs)
+        target, k = taught.logs, taught.streams
         with _streams(self._learning) as h:
             said = self.student.model(**_cast(inputs, self.student)).logits.float()
-        real = frame_mask(self.teacher.output_lengths(inputs["attention_mask"].sum(-1)), taught.shape[1])
-        target = taught.log_softmax(-1)
+        real = frame_mask(self.teacher.output_lengths(inputs["attention_mask"].sum(-1)), target.shape[1])
         speech = 1.0 - target[..., self.teacher.blank].exp()
         weight = real * (1.0 + self.settings.speech_weight * speech)
         weight = weight / weight.sum()
@@ -109,7 +130,7 @@ class Distiller:
         if self.settings.hidden:
             terms["hidden"] = self._hidden(h, k, weight)
         if self.settings.task:
-            terms["task"] = self._task(log, taught.argmax(-1), real, labels)
+            terms["task"] = self._task(log, target.argmax(-1), real, labels)
         loss = sum((getattr(self.settings, name) * term for name, term in terms.items()), log.new_zeros(()))
         return loss, {name: float(term.detach()) for name, term in terms.items()}
 

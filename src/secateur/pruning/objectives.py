@@ -34,7 +34,8 @@ class Recovery:
         self.distiller, self.labels, self.working = distiller, labels, working
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
-        return self.distiller(batch.inputs, None if self.labels is None else self.labels(batch))
+        labels = None if self.labels is None else self.labels(batch)
+        return self.distiller(batch.inputs, labels, batch.taught)
 
     def stepped(self) -> None:
         self.working.spread()

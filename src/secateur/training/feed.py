@@ -10,9 +10,11 @@ from itertools import count
 from queue import Queue
 from time import perf_counter
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -45,12 +47,14 @@ class Batch:
             attention_mask [B, T].
         texts: transcripts, None where there are none, [B].
         seconds: audio in it, as it is heard, in seconds; padding not counted.
+        taught: what the feed's teacher makes of the inputs, if it has one.
     """
 
     step: int
     inputs: dict[str, Tensor]
     texts: list[str | None]
     seconds: float
+    taught: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Feed:
         frames_per_second: of the model's inputs. Where it is given, batches are padded to a few shapes of nearly the same
             area: on a CPU, PyTorch compiles half-precision kernels for every shape that it meets, which takes
             longer than a step. They come close to ``batch_seconds`` then, and keep below.
+        teach: what a teacher makes of inputs, to be found out ahead, in the thread that prepares batches.
+        threads: how many threads that thread may compute in; None: as many as any other.
 
     Attributes:
         waited: how long batches have been waited for so far, in seconds.
@@ -106,6 +112,8 @@ class Feed:
         start: int = 0,
         alone: bool = False,
         frames_per_second: float | None = None,
+        teach: Callable[[dict[str, Tensor]], Any] | None = None,
+        threads: int | None = None,
     ) -> None:
         if not (0 < batch_seconds < math.inf and seed >= 0 and start >= 0):
             raise SecateurError(
@@ -125,6 +133,8 @@ class Feed:
         self._seed = seed
         self._start = start
         self._alone = alone
+        self._teach = teach
+        self._threads = threads
         self._ready: Queue[Batch | BaseException] = Queue(_AHEAD)
         self._closed = threading.Event()
         self._failure: BaseException | None = None
@@ -164,6 +174,9 @@ class Feed:
 
     def _work(self) -> None:
         try:
+            if self._threads is not None:
+                # Of this thread alone; others keep theirs.
+                torch.set_num_threads(self._threads)
             for step, stretches in enumerate(self._plan()):
                 if step >= self._start and not self._closed.is_set():
                     self._ready.put(self._batch(step, stretches))
@@ -198,7 +211,8 @@ class Feed:
             frames = self._area // _size(max(stretch.seconds for stretch in stretches), self._batch_seconds)
             hidden = {name: _lengthened(tensor, frames) for name, tensor in hidden.items()}
         seconds = sum(map(len, waves)) / self._sample_rate
-        return Batch(step, hidden, [self._text(stretch) for stretch in stretches], seconds)
+        taught = None if self._teach is None else self._teach(hidden)
+        return Batch(step, hidden, [self._text(stretch) for stretch in stretches], seconds, taught)
 
     def _spoken(self, stretch: Stretch) -> Waveform:
         waves = [change_speed(self._pool.waveform(index), factor) for index, factor in stretch.parts]
