@@ -82,10 +82,10 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_half_written_when_the_run_was_killed_is_never_read(tmp_path: Path) -> None:
     kept = stopped(tmp_path / "out").folder
     assert kept is not None
-    (kept / "search.pt.partial").write_bytes(b"PK")
+    (kept / ".search.pt.1.partial").write_bytes(b"PK")
     with Workspace.of(tmp_path / "out", BEFORE) as workspace:
         assert workspace.stage("search", lambda: {"plan": "new"}) == {"plan": "new"}
-        assert not (kept / "search.pt.partial").exists()
+        assert not (kept / ".search.pt.1.partial").exists()
     assert list(tmp_path.iterdir()) == []
 
 

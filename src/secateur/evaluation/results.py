@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, Interval
+from secateur.files import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +143,9 @@ class Evaluation:
             SecateurError: The file cannot be written.
         """
         path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with partial.open("w", encoding="utf-8") as file:
+            with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
                 for row in self.rows:
                     file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
-            partial.replace(path)
         except OSError as error:
             raise SecateurError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.evaluation.timing import interleave, wait_for
+from secateur.files import whole
 from secateur.structure.groups import Groups
 
 PartTimes = dict[str, float]
@@ -187,11 +188,7 @@ class KeptTimes:
             "conditions": self._conditions,
             "seconds": list(times),
         }
-        scratch = self.path.with_name(f"{self.path.name}.partial-{os.getpid()}")
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                scratch.replace(self.path)
-            finally:
-                scratch.unlink(missing_ok=True)
+            with whole(self.path) as file:
+                file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

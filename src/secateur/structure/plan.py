@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
+from secateur.files import whole
 from secateur.structure.groups import Groups
 
 FORMAT = "secateur-plan"
@@ -150,12 +150,10 @@ class PruningPlan:
             SecateurError: it cannot be written.
         """
         path = Path(path)
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            partial.replace(path)
+            with whole(path) as partial:
+                partial.write_text(self.to_json(), encoding="utf-8")
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise SecateurError(f"{path} cannot be written: {error.strerror}") from None
 
     @classmethod

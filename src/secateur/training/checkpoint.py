@@ -10,6 +10,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from secateur.errors import SecateurError, reason
+from secateur.files import whole
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -18,15 +19,12 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         SecateurError: it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise SecateurError(
             f"{path} cannot be written, to go on from later: {reason(error)}; free some space"
         ) from None

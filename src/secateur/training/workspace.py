@@ -37,6 +37,9 @@ class Workspace:
         """
         folder = cls.place(result)
         workspace, known = cls(folder), folder / SETTINGS
+        for partial in folder.glob(".*.partial"):
+            # A run that was killed was writing it.
+            partial.unlink(missing_ok=True)
         plain = json.loads(json.dumps(settings, default=str))
         if workspace.resumes and known.is_file():
             differences = list(_differences(_read(known), plain))
