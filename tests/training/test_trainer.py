@@ -17,7 +17,7 @@ from secateur.errors import SecateurError
 from secateur.training import trainer as room
 from secateur.training.checkpoint import read_state
 from secateur.training.feed import Batch
-from secateur.training.trainer import MOST_BROKEN, PROBE_STEPS, Length, Loop, Progress, Trainer
+from secateur.training.trainer import LOOKS, MOST_BROKEN, Length, Loop, Progress, Trainer
 
 TRUTH = torch.tensor([1.0, -2.0, 0.5])
 
@@ -238,7 +238,15 @@ def test_steps_are_planned_so_that_data_steps_and_validations_fit_the_time(
 
 def test_time_that_is_too_short_still_gives_some_steps(clock: Clock) -> None:
     trainer = trained(LeastSquares(during=lambda _: clock.passes(10.0)), Length(seconds=1.0))
-    assert trainer.progress.step == trainer.progress.total == PROBE_STEPS
+    assert trainer.progress.step == trainer.progress.total == LOOKS[0]
+
+
+def test_a_phase_whose_first_steps_are_slow_is_planned_anew(clock: Clock) -> None:
+    steps = iter(range(10_000))
+    objective = LeastSquares(during=lambda _: clock.passes(5.0 if next(steps) < 40 else 1.0))
+    trainer = trained(objective, Length(seconds=2000.0))
+    assert trainer.progress.step == trainer.progress.total == 2000 - 4 * 40
+    assert trainer.progress.spent == 2000.0
 
 
 def test_time_that_was_spent_before_an_interruption_counts_and_time_between_does_not(
@@ -264,7 +272,7 @@ def test_a_phase_whose_length_is_not_known_yet_begins_anew(
     clock: Clock, tmp_path: Path, every_step: None
 ) -> None:
     def kill(step: int) -> None:
-        if step == PROBE_STEPS - 1:
+        if step == LOOKS[0] - 1:
             raise Killed
 
     with pytest.raises(Killed):

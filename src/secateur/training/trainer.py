@@ -19,8 +19,11 @@ from secateur.errors import SecateurError
 from secateur.training.checkpoint import read_state, write_state
 from secateur.training.feed import Batch, Feed
 
-PROBE_STEPS = 12
-"""Steps by which the speed is measured where the time is given; the first quarter of them is not counted."""
+LOOKS = (12, 48, 192)
+"""Steps after which the speed is looked at where the time is given; the first quarter before each does not count.
+
+The first tells when the end will be. The later ones mend it: kernels are compiled for every new shape of batch.
+"""
 
 WARM_UP_STEPS = 40
 """Steps over which the rates rise, so that Adam's moments are known before the weights move far."""
@@ -135,7 +138,8 @@ class Trainer:
         self._broken = 0
         self._pause = CHECKPOINT_SECONDS
         self._since = perf_counter()
-        self._probed = self._validating = 0.0
+        self._laps: list[float] = []
+        self._validating = 0.0
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
 
@@ -201,17 +205,18 @@ class Trainer:
 
     def _plan(self, seconds: float) -> None:
         """Say how many steps there will be, once some have shown how long one takes."""
-        progress, length = self.progress, self.loop.length
-        if progress.total is not None:
+        progress, given = self.progress, self.loop.length.seconds
+        if given is None or progress.step > LOOKS[-1]:
             return
-        assert length.seconds is not None, "a phase has steps or seconds"
-        if progress.step > PROBE_STEPS // 4:
-            self._probed += seconds
-        if progress.step == PROBE_STEPS:
-            each = self._probed / (PROBE_STEPS - PROBE_STEPS // 4)
-            # The first validation is in what was spent; so many are to come.
-            left = length.seconds - progress.spent - self._validating * self.loop.validations
-            progress.total = PROBE_STEPS + max(0, int(left / each))
+        self._laps.append(seconds)
+        if progress.step in LOOKS:
+            laps = self._laps[len(self._laps) // 4 :]
+            done = sum("WER" in row for row in progress.history)
+            # There is one more, before the first step.
+            to_come = self._validating * (1 + self.loop.validations - done)
+            left = given - progress.spent - to_come
+            progress.total = progress.step + max(0, int(left * len(laps) / sum(laps)))
+            self._laps.clear()
 
     def _note(self, figures: Mapping[str, float]) -> None:
         """Keep figures of some steps, and validate where it is time."""
