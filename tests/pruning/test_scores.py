@@ -1,4 +1,4 @@
-"""Scores against cases worked out by hand, and the surgeon against the quadratic problem that it claims to solve."""
+"""Scores against cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.pruning.scores import SCORES, Elimination, surgeon_order
+from secateur.cli.prune import SCORES as NAMES
+from secateur.pruning.ablation import Ablation, ablatable
+from secateur.pruning.scores import SCORES, Elimination
 from secateur.pruning.statistics import LayerStatistics, Statistics, collect, consumers
 from secateur.recognizer import Recognizer
 from secateur.structure.axes import mask_along
-from secateur.structure.groups import find_groups
+from secateur.structure.groups import Groups, find_groups
 
 MakeRecognizer = Callable[..., Recognizer]
 UNITS = "layers.0.feed_forward1.units"
@@ -23,14 +23,6 @@ UNITS = "layers.0.feed_forward1.units"
 
 def tensor(*values: object) -> Tensor:
     return torch.tensor(values, dtype=torch.double)
-
-
-def layer(
-    gram: Tensor, metric: Tensor, *, mean: Tensor | None = None, positions: float = 1.0
-) -> LayerStatistics:
-    return LayerStatistics(
-        positions, torch.zeros(len(gram)) if mean is None else mean, gram.diagonal(), gram, metric
-    )
 
 
 def one_by_one(elimination: Elimination) -> list[tuple[int, float]]:
@@ -98,81 +90,113 @@ def test_fisher_is_half_the_information_in_the_gates(make_recognizer: MakeRecogn
     assert one_by_one(scores["layers.0"]) == [(0, 0.5)]
 
 
-def test_the_surgeon_refits_what_stays_after_each_removal() -> None:
-    # H = (1 1/2; 1/2 1), so (H^-1)_ii = 4/3. Without the second input the harm is 1/2 1^2 / (4/3) = 3/8, and the first
-    # weight takes over half of the second: 1/2 (2 + 1/2)^2 = 25/8 is what it does harm to lose.
-    gram = tensor([1.0, 0.5], [0.5, 1.0])
-    found = surgeon_order(
-        tensor([2.0, 1.0]), layer(gram, tensor([1.0])), torch.arange(2)[:, None], has_bias=False, ridge=0.0
-    )
-    assert found.order == (1, 0)
-    assert found.rise.tolist() == pytest.approx([3 / 8, 25 / 8])
+def test_taylor_is_the_absolute_slope_of_the_loss_in_the_gates(make_recognizer: MakeRecognizer) -> None:
+    recognizer = make_recognizer("conformer", layers=1, units=3)
+    groups = find_groups(recognizer.model)
+    slopes = {name: torch.ones(group.size).double() for name, group in groups.items()} | {
+        UNITS: tensor(4.0, 2.0, 6.0)
+    }
+    scores = SCORES["taylor"](recognizer.model, groups, Statistics(1, slopes=slopes))
+    assert one_by_one(scores[UNITS]) == [(1, 2.0), (0, 4.0), (2, 6.0)]
+    assert one_by_one(scores["layers.0"]) == [(0, 1.0)]
 
 
-def test_harm_counts_where_the_output_matters_and_at_every_position() -> None:
-    weight, metric = tensor([1.0, 0.0], [0.0, 2.0]), tensor([9.0, 0.0], [0.0, 1.0])
-    found = surgeon_order(
-        weight,
-        layer(torch.eye(2).double(), metric, positions=3.0),
-        torch.arange(2)[:, None],
-        has_bias=False,
-        ridge=0.0,
-    )
-    assert found.order == (1, 0)
-    assert found.rise.tolist() == pytest.approx([3 * 4 / 2, 3 * 9 / 2])
-
-
-def test_an_input_that_never_changes_costs_nothing_where_a_bias_takes_over() -> None:
-    gram = tensor([25.0, 0.0], [0.0, 1.0])
-    statistics = layer(gram, tensor([1.0]), mean=tensor(5.0, 0.0))
-    blocks = torch.arange(2)[:, None]
-    with_bias = surgeon_order(tensor([1.0, 1.0]), statistics, blocks, has_bias=True, ridge=1e-6)
-    assert with_bias.order == (0, 1)
-    assert with_bias.rise.tolist() == pytest.approx([0.0, 0.5], abs=1e-5)
-    without = surgeon_order(tensor([1.0, 1.0]), statistics, blocks, has_bias=False, ridge=1e-6)
-    assert without.order == (1, 0)
-    assert without.rise.tolist() == pytest.approx([0.5, 12.5], rel=1e-4)
-
-
-@given(
-    seed=st.integers(0, 10**6),
-    units=st.integers(1, 9),
-    width=st.integers(1, 3),
-    outputs=st.integers(1, 5),
-    share=st.sampled_from([2, 3, 100]),
-)
-def test_the_surgeons_harm_is_what_the_best_refit_leaves(
-    seed: int, units: int, width: int, outputs: int, share: int
+def test_hessian_is_half_the_squares_of_a_units_weights_times_their_curvature(
+    make_recognizer: MakeRecognizer,
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    recognizer = make_recognizer("conformer", layers=1, width=2, heads=1, units=3)
+    model, groups = recognizer.model, find_groups(recognizer.model)
+    module = model.encoder.layers[0].feed_forward1
+    with torch.no_grad():
+        module.linear1.weight.copy_(tensor([1.0, 0.0], [3.0, 4.0], [0.0, 2.0]))
+        module.linear2.weight.copy_(tensor([1.0, 0.0, 2.0], [1.0, 0.0, 0.0]))
+    path = "encoder.layers.0.feed_forward1"
+    flat = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    known = {
+        f"{path}.linear1.weight": tensor([2.0, 9.0], [0.0, 1.0], [9.0, 0.5]),
+        f"{path}.linear2.weight": tensor([4.0, 9.0, 3.0], [0.0, 9.0, 9.0]),
+    }
+    scores = SCORES["hessian"](model, groups, Statistics(1, weights=flat | known))
+    # Halves of 1*2 + 1*4, of 16*1, and of 4*0.5 + 4*3.
+    assert one_by_one(scores[UNITS]) == [(0, 3.0), (2, 7.0), (1, 8.0)]
+    assert one_by_one(scores["layers.0.feed_forward1"]) == [(0, 18.0)]
+    assert one_by_one(scores["layers.0.feed_forward2"]) == [(0, 0.0)]
+    assert set(scores) == set(groups)
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.double)
 
-    inputs, seen = units * width, draw(40, units * width)
-    gram, root = seen.T @ seen / 40 + 0.1 * torch.eye(inputs), draw(outputs, outputs)
-    weight, metric = draw(outputs, inputs), root.T @ root
-    blocks = torch.randperm(inputs, generator=generator).view(units, width)
-    found = surgeon_order(weight, layer(gram, metric), blocks, has_bias=False, ridge=0.0, share=share)
+def ablations(groups: Groups, **known: Ablation) -> dict[str, Ablation]:
+    """Of everything that is ablated; known ones of modules of the first layer."""
+    found = {name: Ablation(1.0, 1.0, 1.0) for name in ablatable(groups)}
+    return found | {f"layers.0.{name}": ablation for name, ablation in known.items()}
 
-    def least_harm(gone: tuple[int, ...]) -> float:
-        """Half the trace of M (W - W') H (W - W')' at the best W' without these units."""
-        without = blocks[list(gone)].flatten()
-        stay = torch.tensor([i for i in range(inputs) if i not in without.tolist()], dtype=torch.long)
-        refit = torch.zeros_like(weight)
-        refit[:, stay] = torch.linalg.solve(gram[stay][:, stay], gram[stay] @ weight.T).T
-        return float(torch.trace(metric @ (weight - refit) @ gram @ (weight - refit).T)) / 2
 
-    left, removed = units, 0
-    while left:
-        step = max(1, left // share)
-        left, removed = left - step, removed + step
-        harm = float(found.rise[:removed].sum())
-        assert harm == pytest.approx(least_harm(found.order[:removed]), rel=1e-3, abs=1e-4)
-        if share == 100:
-            before = found.order[: removed - 1]
-            others = [least_harm((*before, unit)) for unit in range(units) if unit not in before]
-            assert harm <= min(others) * (1 + 1e-3) + 1e-4
+def test_mope_gives_the_units_of_a_module_the_error_that_is_measured_without_it(
+    make_recognizer: MakeRecognizer,
+) -> None:
+    recognizer = make_recognizer("conformer", layers=1, width=2, heads=1, units=3)
+    model, groups = recognizer.model, find_groups(recognizer.model)
+    module = model.encoder.layers[0].feed_forward1
+    with torch.no_grad():
+        # Squares are 3 for unit 0, 25 for unit 1 and 8 for unit 2.
+        module.linear1.weight.copy_(tensor([1.0, 0.0], [3.0, 4.0], [0.0, 2.0]))
+        module.linear2.weight.copy_(tensor([1.0, 0.0, 2.0], [1.0, 0.0, 0.0]))
+    measured = ablations(groups, feed_forward1=Ablation(7.2, 9.0, 9.0))
+    scores = SCORES["mope"](model, groups, Statistics(1, ablations=measured))
+    assert scores[UNITS].order == (0, 2, 1)
+    assert scores[UNITS].rise.tolist() == pytest.approx([0.6, 1.6, 5.0])
+    assert one_by_one(scores["layers.0.feed_forward1"]) == [(0, 7.2)]
+    assert one_by_one(scores["layers.0"]) == [(0, 1.0)]
+    assert float(scores["subsampling.0.channels"].rise.sum()) == pytest.approx(1.0)
+    assert "layers.0.self_attn.query_key" not in scores
+
+
+def test_latent_is_the_change_of_mean_and_deviation_without_a_module(make_recognizer: MakeRecognizer) -> None:
+    recognizer = make_recognizer("conformer", layers=1)
+    groups = find_groups(recognizer.model)
+    measured = ablations(groups, conv=Ablation(9.0, 0.5, 0.25))
+    scores = SCORES["latent"](recognizer.model, groups, Statistics(1, ablations=measured))
+    assert one_by_one(scores["layers.0.conv"]) == [(0, 0.75)]
+    assert set(scores) == set(groups.branches)
+
+
+@pytest.mark.parametrize(
+    ("layers", "order"),
+    [(1, [1]), (3, [2, 1, 3]), (6, [4, 2, 6, 1, 5, 3]), (8, [8, 4, 2, 6, 1, 5, 3, 7])],
+)
+def test_layerdrop_takes_every_other_layer_and_of_these_every_other_first(
+    make_recognizer: MakeRecognizer, layers: int, order: list[int]
+) -> None:
+    recognizer = make_recognizer("conformer", layers=layers, width=4, heads=1, units=2, channels=2)
+    groups = find_groups(recognizer.model)
+    scores = SCORES["layerdrop"](recognizer.model, groups, Statistics())
+    assert [float(scores[f"layers.{depth - 1}"].rise) for depth in order] == list(range(1, layers + 1))
+    assert set(scores) == set(groups.layers)
+
+
+def test_depth_keeps_to_the_order_in_which_layers_went(make_recognizer: MakeRecognizer) -> None:
+    recognizer = make_recognizer("conformer", layers=4, width=4, heads=1, units=2, channels=2)
+    groups = find_groups(recognizer.model)
+    gone = {"layers.2": 1.0, "layers.0": 1.5, "layers.3": 4.0, "layers.1": 3.0}
+    scores = SCORES["depth"](recognizer.model, groups, Statistics(1, depth=gone))
+    harms = [float(scores[name].rise) for name in gone]
+    # What each adds is 1, 1/2, 5/2 and less than nothing.
+    assert harms == pytest.approx([1.0, 1.0, 2.5, 2.5], rel=1e-5)
+    assert harms == sorted(set(harms))
+
+
+def test_random_takes_units_by_lot_and_weighs_them_by_their_parameters(
+    make_recognizer: MakeRecognizer,
+) -> None:
+    recognizer = make_recognizer("conformer", layers=1, width=4, heads=2, units=50)
+    model, groups = recognizer.model, find_groups(recognizer.model)
+    one, same, other = (SCORES["random"](model, groups, Statistics(seed=seed)) for seed in (1, 1, 2))
+    assert one_by_one(one[UNITS]) == one_by_one(same[UNITS])
+    assert one[UNITS].order != other[UNITS].order
+    # A unit has four weights before it and four behind it; draws lie between 0 and 1, evenly.
+    draws = one[UNITS].rise / 8
+    assert 0 <= float(draws.min()) < float(draws.max()) < 1
+    assert float(draws.mean()) == pytest.approx(0.5, abs=0.15)
+    assert set(one) == set(groups) - set(groups.layers) - set(groups.branches)
 
 
 @pytest.mark.parametrize("score", ["wanda", "obs"])
@@ -213,6 +237,15 @@ def test_every_score_judges_every_family_by_the_statistics_it_asks_for(
     wave = np.random.default_rng(0).normal(scale=0.1, size=8000).astype(np.float32)
     score = SCORES[name]
     scores = score(recognizer.model, groups, collect(recognizer, groups, [wave], kinds=score.needs))
-    assert set(consumers(groups)) <= set(scores) <= set(groups)
+    coarse = set(groups.layers) | set(groups.branches)
+    assert scores
+    assert set(scores) <= set(groups)
+    units = {name for branch in groups.branches.values() for name in branch.units}
+    judged = units if name == "mope" else set(consumers(groups))
+    assert judged <= set(scores) or set(scores) <= coarse
     assert all(len(elimination.order) == groups[group].size for group, elimination in scores.items())
     assert all(float(elimination.rise.sum()) > 0 for elimination in scores.values())
+
+
+def test_the_command_line_knows_every_score() -> None:
+    assert set(NAMES) == set(SCORES)

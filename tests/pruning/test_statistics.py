@@ -22,7 +22,7 @@ from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
 
 MakeRecognizer = Callable[..., Recognizer]
-EVERYTHING = frozenset({"activations", "gram", "metric", "gates"})
+EVERYTHING = frozenset({"activations", "gram", "metric", "gates", "slopes", "weights"})
 FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 
 
@@ -141,6 +141,44 @@ def test_a_gate_has_the_squared_slope_of_the_likelihood_of_labels_that_the_model
             slopes.append(float((more - less).gather(1, before.argmax(-1, keepdim=True)).sum() / (2 * step)))
         expected = [slope**2 / len(before) for slope in slopes]
         assert statistics.gates[name].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+def test_slopes_are_absolute_and_squared_gradients_of_weights_make_those_of_a_gate_that_scales_only_one(
+    make_recognizer: MakeRecognizer,
+) -> None:
+    recognizer = make_recognizer("conformer", layers=1, width=4, heads=1, units=3)
+    groups = find_groups(recognizer.model)
+    consumer = recognizer.model.encoder.layers[0].feed_forward1.linear2
+    with torch.no_grad():
+        consumer.weight[1:] = 0.0
+    found = collect(
+        recognizer, groups, [noise(0.5)], kinds=frozenset({"gates", "slopes", "weights"}), temperature=2.0
+    )
+    name = "layers.0.feed_forward1.units"
+    close(found.slopes[name].square() * found.frames, found.gates[name])
+    curvature = found.weights["encoder.layers.0.feed_forward1.linear2.weight"]
+    assert curvature.shape == consumer.weight.shape
+    close(curvature[0] * consumer.weight[0].detach().square(), found.gates[name])
+    two = collect(recognizer, groups, [noise(0.5), noise(0.5)], kinds=frozenset({"slopes"}), temperature=2.0)
+    assert two.frames == 2 * found.frames
+    assert (two.slopes[name] > found.slopes[name] / 2).all()
+
+
+def test_ablations_and_gradients_are_gathered_together_and_all_audio_is_reported(
+    make_recognizer: MakeRecognizer,
+) -> None:
+    recognizer = make_recognizer("conformer")
+    groups = find_groups(recognizer.model)
+    heard: list[float] = []
+    kinds = frozenset({"gates", "ablations", "depth"})
+    found = collect(recognizer, groups, iter([noise(0.5), noise(0.7)]), kinds=kinds, progress=heard.append)
+    assert sum(heard) == pytest.approx(1.2)
+    assert set(found.depth) == set(groups.layers)
+    assert {*groups.layers, *groups.branches} <= set(found.ablations) <= set(groups)
+    assert set(found.gates) == set(groups)
+    alone = collect(recognizer, groups, [noise(0.5), noise(0.7)], kinds=frozenset({"depth"}))
+    assert alone.depth == found.depth
+    assert alone.frames == found.frames
 
 
 def test_the_metric_is_the_mean_square_of_the_gradient_at_the_output(
@@ -294,6 +332,8 @@ def test_nothing_is_heard_where_nothing_is_asked_for_and_silence_is_refused(
     assert collect(recognizer, groups, unread(), kinds=frozenset()).frames == 0
     with pytest.raises(SecateurError, match="no audio to score units on"):
         collect(recognizer, groups, [], kinds=frozenset({"activations"}))
+    with pytest.raises(SecateurError, match="no audio to score units on"):
+        collect(recognizer, groups, [], kinds=frozenset({"ablations"}))
 
 
 def test_the_real_conformer_is_measured_on_real_speech(shared: Path) -> None:

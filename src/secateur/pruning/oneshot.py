@@ -158,7 +158,14 @@ def decide(
     scores = score(teacher.model, groups, statistics)
     if settings.score == "obs":
         scores = with_widths(groups, by_depth(groups, scores), shares)
-    plan = allocate(groups, scores, costs, budget, uniform=settings.uniform, audio_seconds=audio_seconds)
+    plan = allocate(
+        groups,
+        scores,
+        costs,
+        budget,
+        uniform=settings.uniform or score.uniform,
+        audio_seconds=audio_seconds,
+    )
     return Decision(teacher, scores, plan)
 
 

@@ -10,38 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.pruning.statistics import Kind, LayerStatistics, Statistics, consumers
+from secateur.pruning.elimination import Elimination, Scores
+from secateur.pruning.statistics import Kind, Statistics, consumers
+from secateur.pruning.surgeon import surgeon_order
 from secateur.structure.axes import Dim, kept_positions, size
 from secateur.structure.groups import Groups, Site
 
-
-@dataclass(frozen=True, eq=False)
-class Elimination:
-    """The units of a group in the order in which they go.
-
-    Attributes:
-        order: every unit, the first to go first.
-        rise: the estimated harm that each of these removals adds, [size], in float64 and not negative.
-    """
-
-    order: tuple[int, ...]
-    rise: Tensor
-
-    def __post_init__(self) -> None:
-        if sorted(self.order) != list(range(len(self.rise))):
-            raise ValueError("an elimination takes every unit of its group, once")
-        if not bool(torch.isfinite(self.rise).all()) or bool((self.rise < 0).any()):
-            raise ValueError("an elimination's harms are finite and not negative")
-
-    @classmethod
-    def by_harm(cls, harm: Tensor) -> Elimination:
-        """The least harmful first, when the harm of each unit, [size], does not depend on what else is gone."""
-        rise, order = harm.double().cpu().sort(stable=True)
-        return cls(tuple(order.tolist()), rise)
-
-
-Scores = Mapping[str, Elimination]
-"""Eliminations by group; groups that a score does not speak of stay whole."""
+__all__ = ["SCORES", "Elimination", "Score", "Scores"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +30,13 @@ class Score:
         name: as users choose it.
         needs: statistics that must have been gathered.
         estimate: from the model, its groups and the statistics to an elimination for each group it can judge.
+        uniform: whether it says which units go, but not of which groups: all are to keep the same fraction.
     """
 
     name: str
     needs: frozenset[Kind]
     estimate: Callable[[PreTrainedModel, Groups, Statistics], dict[str, Elimination]]
+    uniform: bool = False
 
     def __call__(self, model: PreTrainedModel, groups: Groups, statistics: Statistics) -> Scores:
         with torch.no_grad():
@@ -71,18 +48,7 @@ def magnitude(model: PreTrainedModel, groups: Groups, _: Statistics) -> dict[str
 
     The harm is the norm's square, which adds up: a module's is that of all its weights. Biases and norms do not count.
     """
-    harms = {name: torch.zeros(group.size, dtype=torch.double) for name, group in groups.items()}
-    for name, layout in groups.tensors.items():
-        if not layout.is_parameter or len(layout.dims) < 2:
-            continue
-        square = model.get_parameter(name).double().square().cpu()
-        for coarse in layout.needs:
-            harms[coarse] += square.sum()
-        for index, dim in enumerate(layout.dims):
-            along = square.movedim(index, 0).flatten(1).sum(1)
-            for group in {axis.group for axis in dim if axis.group is not None}:
-                harms[group] += _by_unit(along, dim, group)
-    return {name: Elimination.by_harm(harm) for name, harm in harms.items()}
+    return _by_weight(groups, lambda name: model.get_parameter(name).double().square().cpu())
 
 
 def wanda(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
@@ -117,6 +83,118 @@ def fisher(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
     return {name: Elimination.by_harm(statistics.gates[name] / 2) for name in groups}
 
 
+def taylor(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
+    """By the absolute gradient of the loss in each unit's gate, |sum over time of x g|, summed over utterances.
+
+    The first-order estimate of how much the loss changes when the gate closes (Molchanov et al. 2019, arXiv 1906.10771,
+    with absolute values as Michel et al. 2019, arXiv 1905.10650, for heads). The loss is that of labels drawn from the
+    model's own output, where those authors have transcripts. A group's units and the whole are measured alike, so that
+    those of a module need not add up to it.
+    """
+    return {name: Elimination.by_harm(statistics.slopes[name]) for name in groups}
+
+
+def hessian(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
+    """By 1/2 sum of H_ww w^2 over all weights w of a unit, in what makes it and in what consumes it.
+
+    The Hessian criterion by which *Comb, Prune, Distill* (Schmitt et al. 2024, arXiv 2408.03046) ranks structures, with
+    the diagonal of the Hessian as in optimal brain damage (LeCun et al. 1990): the second-order estimate of what a loss
+    gains when weights go, summed over a structure. Here H_ww is the Fisher information of the model's own output, which
+    is the Hessian of its divergence and needs no transcripts. That paper's estimate of the Hessian, its grouping of
+    layers, its schedule of pruning while training, and its distillation are not part of this score.
+
+    Unlike `fisher`, it takes the weights of a unit as independent of each other.
+    """
+
+    def values(name: str) -> Tensor:
+        square: Tensor = model.get_parameter(name).double().square().cpu()
+        return square * statistics.weights[name].double() / 2
+
+    return _by_weight(groups, values)
+
+
+def mope(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
+    """By the module-wise pruning error: how far the outputs diverge from the whole model's when a module is off.
+
+    From MoPE-CLIP (Lin et al. 2024, arXiv 2403.07839), where it is the loss of accuracy; the divergence, in nats per
+    frame, needs no transcripts. The error of modules and layers is measured, and so is that of a group of units that lies
+    in no module. Inside, each unit has the share in the error that it has in the squared weights (`magnitude`), so that
+    the units by which a module lives add up to its error. The widths inside its heads are not judged.
+    """
+    errors = {name: ablation.divergence for name, ablation in statistics.ablations.items()}
+    homes = {unit: home for home, branch in groups.branches.items() for unit in branch.units}
+    squares = magnitude(model, groups, statistics)
+    scores = {}
+    for name in groups:
+        if name in errors or name in homes:
+            order, rise = squares[name].order, squares[name].rise
+            share = rise / rise.sum().clamp(min=torch.finfo(rise.dtype).tiny)
+            scores[name] = Elimination(order, errors[homes.get(name, name)] * share)
+    return scores
+
+
+def latent(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
+    """By how much the latent's mean and standard deviation change when an operator is off: their distances, summed.
+
+    From LD-Pruner (Castells et al. 2024, arXiv 2404.11936). The latent is what a model gives before it is decoded, there
+    an image's and here the logits; operators are modules, and they go whole. Units and layers are not judged.
+    """
+    return {
+        name: Elimination.by_harm(torch.tensor([lost.mean + lost.deviation], dtype=torch.double))
+        for name, lost in statistics.ablations.items()
+        if name in groups.branches
+    }
+
+
+def layerdrop(_: PreTrainedModel, groups: Groups, __: Statistics) -> dict[str, Elimination]:
+    """Every k-th layer goes, whatever it does (Fan et al. 2019, arXiv 1909.11556, who train for that; we do not).
+
+    Of layers counted from one, those that the highest powers of two divide go first. So exactly the layers k, 2k, 3k, ...
+    are gone when these are 1 in k = 2, 4, 8, ..., and any number of layers is spread about evenly. Harm is the place in
+    that order.
+    """
+    digits = len(groups.layers).bit_length()
+    turned = {name: int(f"{depth:0{digits}b}"[::-1], 2) for depth, name in enumerate(groups.layers, start=1)}
+    return {
+        name: Elimination.by_harm(torch.tensor([1.0 + place]))
+        for place, name in enumerate(sorted(groups.layers, key=turned.__getitem__))
+    }
+
+
+def depth(_: PreTrainedModel, __: Groups, statistics: Statistics) -> dict[str, Elimination]:
+    """Layers go greedily, each time the one without which the outputs diverge least, those gone before staying away.
+
+    As in *Shortened LLaMA* (Kim et al. 2024, arXiv 2402.02834) and *SLEB* (Song et al. 2024, arXiv 2402.09025), with the
+    divergence from the whole model's outputs for perplexity. Harms are what each removal adds to it, but never
+    less than the removal before, because layers go in this order.
+    """
+    scores = {}
+    before = harm = 0.0
+    for name, divergence in statistics.depth.items():
+        harm = max(divergence - before, harm * (1 + 1e-6), 1e-12)
+        scores[name] = Elimination.by_harm(torch.tensor([harm], dtype=torch.double))
+        before = divergence
+    return scores
+
+
+def random(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
+    """By nothing: units go in random order, the same fraction of every group (Mittal et al. 2018, arXiv 1801.10447).
+
+    Every unit draws a number between 0 and 1, and its harm is that of its parameters times the number, so that what a
+    group loses grows with what it holds. Modules and layers stay.
+    """
+    generator = torch.Generator().manual_seed(statistics.seed)
+    shapes = {name: [size(dim) for dim in layout.dims] for name, layout in groups.tensors.items()}
+    parameters = _by_weight(groups, lambda name: torch.ones(shapes[name], dtype=torch.double))
+    return {
+        name: Elimination.by_harm(
+            torch.rand(group.size, generator=generator, dtype=torch.double) * parameters[name].rise
+        )
+        for name, group in groups.items()
+        if name not in groups.layers and name not in groups.branches
+    }
+
+
 def obs(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """Optimal brain surgeon within each consumer: remove units one after the other, refit those that stay at every step.
 
@@ -139,72 +217,23 @@ def obs(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[
     return scores
 
 
-def surgeon_order(
-    weight: Tensor,
-    statistics: LayerStatistics,
-    blocks: Tensor,
-    *,
-    has_bias: bool,
-    ridge: float = 1e-3,
-    share: int = 24,
-) -> Elimination:
-    """Backward elimination of input blocks of a linear layer, the rest of its weights refitted in closed form.
+def _by_weight(groups: Groups, values: Callable[[str], Tensor]) -> dict[str, Elimination]:
+    """By the sum of values that are given for every weight of a tensor, over all weights that a unit holds.
 
-    With the Fisher information of the weights as the Kronecker product of the inputs' second moments H and the output
-    metric M, and V = M^(1/2) W, removing the inputs B does the harm
-
-        1/2 tr(V_B [(H^-1)_BB]^-1 V_B'),
-
-    after which V -= V_B [(H^-1)_BB]^-1 (H^-1)_B: and H^-1 -= (H^-1)_:B [(H^-1)_BB]^-1 (H^-1)_B:. From LeCun et al. 1990
-    and Hassibi et al. 1993, by blocks as in Frantar & Alistarh 2023 (arXiv 2301.00774) and Kurtic et al. 2023 (arXiv
-    2302.04089). A bias is one more input, which stays: then H is the covariance.
-
-    Args:
-        weight: [O, F].
-        statistics: of the layer, with gram and metric.
-        blocks: inputs of each unit, [units, inputs of a unit].
-        has_bias: whether the layer has a bias to refit.
-        ridge: added to H, as a fraction of its mean diagonal.
-        share: of the units left, one in ``share`` goes at each step, at least one.
+    They add up: a module's harm is the sum over all its weights. Biases and norms do not count.
     """
-    assert statistics.gram is not None
-    assert statistics.metric is not None
-    hessian = statistics.gram
-    if has_bias:
-        hessian = hessian - torch.outer(statistics.mean, statistics.mean)
-    level = ridge * hessian.diagonal().mean().clamp(min=1e-20)
-    hessian = hessian + level * torch.eye(len(hessian), dtype=hessian.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).float()
-    strength, directions = torch.linalg.eigh(statistics.metric)
-    root = strength.clamp(min=0).sqrt()[:, None] * directions.T
-    values = (root @ weight.double().cpu()).float()
-
-    units, width = torch.arange(len(blocks)), blocks.shape[1]
-    # From here on the inputs of a unit stand together, and what is gone is cut away.
-    values, inverse = values[:, blocks.flatten()], inverse[blocks.flatten()][:, blocks.flatten()]
-    order: list[int] = []
-    rise: list[Tensor] = []
-    while len(units):
-        each = torch.arange(len(units))
-        own = inverse.view(len(units), width, len(units), width)[each, :, each]
-        read = values.view(-1, len(units), width).permute(1, 2, 0)
-        harm = (read * torch.linalg.solve(own, read)).sum((1, 2)).clamp(min=0).double()
-        harm, chosen = harm.topk(max(1, len(units) // share), largest=False)
-        going = torch.zeros(len(units), dtype=torch.bool)
-        going[chosen] = True
-        gone, stay = (mask.repeat_interleave(width).nonzero()[:, 0] for mask in (going, ~going))
-
-        across = inverse[gone]
-        solved = torch.linalg.solve(across[:, gone], torch.cat([values[:, gone].T, across[:, stay]], dim=1))
-        refit, spread = solved[:, : len(values)], solved[:, len(values) :]
-        # Together they do more harm than each alone; the sum over the step is exact.
-        together = (values[:, gone].T * refit).sum().double()
-        order += units[chosen].tolist()
-        rise.append(statistics.positions / 2 * harm * (together / harm.sum().clamp(min=1e-300)).clamp(min=0))
-        values = values[:, stay] - refit.T @ across[:, stay]
-        inverse = inverse[stay][:, stay] - across[:, stay].T @ spread
-        units = units[~going]
-    return Elimination(tuple(order), torch.cat(rise))
+    harms = {name: torch.zeros(group.size, dtype=torch.double) for name, group in groups.items()}
+    for name, layout in groups.tensors.items():
+        if not layout.is_parameter or len(layout.dims) < 2:
+            continue
+        each = values(name)
+        for coarse in layout.needs:
+            harms[coarse] += each.sum()
+        for index, dim in enumerate(layout.dims):
+            along = each.movedim(index, 0).flatten(1).sum(1)
+            for group in {axis.group for axis in dim if axis.group is not None}:
+                harms[group] += _by_unit(along, dim, group)
+    return {name: Elimination.by_harm(harm) for name, harm in harms.items()}
 
 
 def _weight(model: PreTrainedModel, path: str) -> Tensor:
@@ -235,6 +264,13 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score("wanda", frozenset({"activations"}), wanda),
             Score("fisher", frozenset({"gates"}), fisher),
             Score("obs", frozenset({"gram", "metric"}), obs),
+            Score("taylor", frozenset({"slopes"}), taylor),
+            Score("hessian", frozenset({"weights"}), hessian),
+            Score("mope", frozenset({"ablations"}), mope),
+            Score("latent", frozenset({"ablations"}), latent),
+            Score("layerdrop", frozenset(), layerdrop),
+            Score("depth", frozenset({"depth"}), depth),
+            Score("random", frozenset(), random, uniform=True),
         )
     }
 )

@@ -1,4 +1,4 @@
-"""Statistics: what scores need to know of a model at work, gathered in one pass over audio without transcripts.
+"""Statistics: what scores need to know of a model at work, gathered from audio without transcripts.
 
 The gradients are those of the model's own likelihood: labels are drawn, frame by frame, from its output distribution,
 so that the mean of their squares is the true Fisher information, which says how far the output moves (Kunstner et al.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.errors import SecateurError
+from secateur.pruning.ablation import Ablation, Ablator, ablate, remove_layers
 from secateur.recognizer import WINDOW_SECONDS, Recognizer, Waveform
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
@@ -34,8 +35,11 @@ that the plain mean tells of a dozen frames. What a frame can lose is bounded, w
 RECENT = 4096
 """Gradients whose lengths tell the quantile."""
 
-Kind = Literal["activations", "gram", "metric", "gates"]
-"""What can be gathered: the fields of `LayerStatistics` and `Statistics`. The last two take a backward pass."""
+Kind = Literal["activations", "gram", "metric", "gates", "slopes", "weights", "ablations", "depth"]
+"""What can be gathered: the fields of `LayerStatistics` and `Statistics`."""
+
+_BACKWARD: frozenset[Kind] = frozenset({"metric", "gates", "slopes", "weights"})
+_ABLATED: frozenset[Kind] = frozenset({"ablations", "depth"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +72,21 @@ class Statistics:
         frames: output frames of the model.
         layers: by module, for every module at whose input a gate sits.
         gates: by group, the diagonal of the Fisher information in the gates of its units, per frame, [size].
+        slopes: by group, the absolute gradients of an utterance's negative log-likelihood in the gates, per frame, [size].
+        weights: by parameter of two and more dimensions, the diagonal of its Fisher information, per frame, in its shape.
+        ablations: by module, layer, and group that lies in no module, what is lost without it.
+        depth: by layer, in the order in which they go one after the other, the divergence when it is gone too.
+        seed: for what scores draw themselves.
     """
 
     frames: int = 0
     layers: Mapping[str, LayerStatistics] = field(default_factory=dict)
     gates: Mapping[str, Tensor] = field(default_factory=dict)
+    slopes: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)
+    depth: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 def consumers(groups: Groups) -> dict[str, str]:
@@ -94,11 +108,11 @@ def collect(
     seed: int = 0,
     progress: Callable[[float], object] | None = None,
 ) -> Statistics:
-    """Hear audio and gather statistics; they are on the CPU and in float64.
+    """Hear audio and gather statistics; they are on the CPU and, but for those of single weights, in float64.
 
-    Utterances are heard one by one: there is no padding that could be counted, and the gradients of a gate are squared
-    per utterance. Grams take 8 F^2 bytes for each consumer: 0.3 GB for a Conformer of 13 M parameters, but 10 GB for
-    one of 600 M.
+    Utterances are heard one by one: there is no padding that could be counted, and the gradients of a gate or a weight
+    are squared per utterance. Grams take 8 F^2 bytes for each consumer: 0.3 GB for a Conformer of 13 M parameters, but
+    10 GB for one of 600 M. Ablations hear the first `ablation.SECONDS` many times.
 
     Args:
         recognizer: the model at work; its weights get no gradients and stay as they are.
@@ -108,25 +122,44 @@ def collect(
         temperature: of the distribution that labels are drawn from and the likelihood that is differentiated.
         speech_weight: a frame counts 1 + speech_weight (1 - p(blank)): CTC models answer most frames with blanks, which
             are easily kept.
-        seed: for labels, and for which patches of convolutions are looked at.
-        progress: called after each utterance with its seconds.
+        seed: for labels, for which patches of convolutions are looked at, and for scores that draw.
+        progress: called as the work goes with the seconds of audio that are done.
 
     Raises:
         SecateurError: there is no audio.
     """
     if not kinds:
-        return Statistics()
-    collector = _Collector(recognizer, groups, kinds, torch.Generator().manual_seed(seed))
-    window = round(WINDOW_SECONDS * recognizer.sample_rate)
-    with collector.attached():
-        for waveform in waveforms:
-            for start in range(0, len(waveform), window):
-                collector.hear(waveform[start : start + window], temperature, speech_weight)
-            if progress is not None:
-                progress(len(waveform) / recognizer.sample_rate)
-    if collector.frames == 0:
+        return Statistics(seed=seed)
+    passes = len(kinds & _ABLATED) + bool(kinds - _ABLATED)
+
+    def done(seconds: float) -> None:
+        if progress is not None:
+            progress(seconds / passes)
+
+    found = Statistics(seed=seed)
+    if kinds & _ABLATED:
+        waveforms = list(waveforms)
+        total = sum(map(len, waveforms)) / recognizer.sample_rate
+        ablator = Ablator(recognizer, groups, waveforms, temperature=temperature, speech_weight=speech_weight)
+        if ablator.frames:
+            found = replace(
+                found,
+                frames=ablator.frames,
+                ablations=ablate(ablator, lambda share: done(share * total)) if "ablations" in kinds else {},
+                depth=remove_layers(ablator, lambda share: done(share * total)) if "depth" in kinds else {},
+            )
+    if kinds - _ABLATED:
+        collector = _Collector(recognizer, groups, kinds, torch.Generator().manual_seed(seed))
+        window = round(WINDOW_SECONDS * recognizer.sample_rate)
+        with collector.attached():
+            for waveform in waveforms:
+                for start in range(0, len(waveform), window):
+                    collector.hear(waveform[start : start + window], temperature, speech_weight)
+                done(len(waveform) / recognizer.sample_rate)
+        found = collector.added_to(found)
+    if found.frames == 0:
         raise SecateurError("there is no audio to score units on: give at least a few minutes of speech")
-    return collector.statistics()
+    return found
 
 
 @dataclass
@@ -155,7 +188,7 @@ class _Collector:
     ) -> None:
         self.recognizer, self.groups, self.kinds, self.generator = recognizer, groups, kinds, generator
         model = recognizer.model
-        self.needs_gradients = bool(kinds & {"metric", "gates"})
+        self.needs_gradients = bool(kinds & _BACKWARD)
         inputs = {site.module for group in groups.values() for site in group.sites if site.side == "input"}
         self.modules = {path: model.get_submodule(path) for path in sorted(inputs)}
         self.sums = {path: _Sums() for path in self.modules}
@@ -165,19 +198,27 @@ class _Collector:
         self.gates = {
             name: torch.ones(group.size, device=model.device, dtype=model.dtype, requires_grad=True)
             for name, group in groups.items()
-            if "gates" in kinds
+            if kinds & {"gates", "slopes"}
         }
         self.squares = {name: torch.zeros(len(gate), dtype=torch.double) for name, gate in self.gates.items()}
+        self.slopes = {name: torch.zeros(len(gate), dtype=torch.double) for name, gate in self.gates.items()}
+        self.weights = {
+            name: model.get_parameter(name)
+            for name, layout in groups.tensors.items()
+            if "weights" in kinds and layout.is_parameter and len(layout.dims) > 1
+        }
+        self.curvatures = {name: _precise(torch.zeros_like(weight)) for name, weight in self.weights.items()}
         self._rows: dict[str, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         model = self.recognizer.model
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with ExitStack() as stack:
-            for parameter in trained:
-                stack.callback(parameter.requires_grad_, True)
-                parameter.requires_grad_(False)
+            for name, parameter in model.named_parameters():
+                stack.callback(parameter.requires_grad_, parameter.requires_grad)
+                stack.callback(setattr, parameter, "grad", parameter.grad)
+                parameter.requires_grad_(name in self.weights)
+                parameter.grad = None
             stack.enter_context(masked(model, self.groups, self.gates))
             for path, module in self.modules.items():
                 stack.callback(module.register_forward_hook(partial(self._read, path)).remove)
@@ -203,7 +244,12 @@ class _Collector:
         for name, gate in self.gates.items():
             if gate.grad is not None:
                 self.squares[name] += gate.grad.double().square().cpu()
+                self.slopes[name] += gate.grad.double().abs().cpu()
                 gate.grad = None
+        for name, weight in self.weights.items():
+            if weight.grad is not None:
+                self.curvatures[name] += _precise(weight.grad).square()
+                weight.grad = None
 
     def _read(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Keep what a module reads until the weights of the frames are known, and wait for its gradient."""
@@ -270,9 +316,9 @@ class _Collector:
         sums.metric = sums.metric + (rows.T @ rows).double()
         sums.sampled += len(rows)
 
-    def statistics(self) -> Statistics:
+    def added_to(self, found: Statistics) -> Statistics:
+        """What was found before, and with it what was gathered here."""
         frames = max(self.frames, 1)
-
         layers = {}
         for path, sums in self.sums.items():
             if sums.origin is None:
@@ -293,8 +339,13 @@ class _Collector:
                 gram=gram,
                 metric=_mean(sums.metric, sums.sampled),
             )
-        return Statistics(
-            self.frames, layers, {name: square / frames for name, square in self.squares.items()}
+        return replace(
+            found,
+            frames=self.frames,
+            layers=layers,
+            gates={name: square / frames for name, square in self.squares.items()},
+            slopes={name: slope / frames for name, slope in self.slopes.items()},
+            weights={name: curvature.cpu() / frames for name, curvature in self.curvatures.items()},
         )
 
 
