@@ -41,6 +41,21 @@ SETTINGS = {
 
 REQUIRED = ("model", "data", "keep")
 
+SCORES = (
+    "obs",
+    "fisher",
+    "wanda",
+    "magnitude",
+    "taylor",
+    "hessian",
+    "mope",
+    "latent",
+    "layerdrop",
+    "depth",
+    "random",
+)
+"""The names of `secateur.pruning.scores.SCORES`, whose file loads PyTorch."""
+
 
 def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
@@ -107,10 +122,11 @@ def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tu
 )
 @click.option(
     "--score",
-    type=click.Choice(["obs", "fisher", "wanda", "magnitude"]),
+    type=click.Choice(SCORES),
     default="obs",
     show_default=True,
-    help="What decides which units go, or where the search begins.",
+    help="What decides which units go, or where the search begins. latent takes whole modules out; layerdrop and depth, "
+    "whole layers.",
 )
 @click.option("--uniform", is_flag=True, help="Keep the same fraction of every group of units.")
 @click.option(
