@@ -164,9 +164,8 @@ def layerdrop(_: PreTrainedModel, groups: Groups, __: Statistics) -> dict[str, E
 def depth(_: PreTrainedModel, __: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """Layers go greedily, each time the one without which the outputs diverge least, those gone before staying away.
 
-    As in *Shortened LLaMA* (Kim et al. 2024, arXiv 2402.02834) and *SLEB* (Song et al. 2024, arXiv 2402.09025), with the
-    divergence from the whole model's outputs for perplexity. Harms are what each removal adds to it, but never
-    less than the removal before, because layers go in this order.
+    As *SLEB* (Song et al. 2024, arXiv 2402.09025), with the divergence from the whole model's outputs for perplexity. Harms
+    are what each removal adds to it, but more than the removal before, because layers go in this order.
     """
     scores = {}
     before = harm = 0.0
