@@ -68,8 +68,8 @@ def evaluate(
 ) -> None:
     """Measure how well and how fast MODEL hears DATA.
 
-    DATA is transcribed speech: a LibriSpeech folder, a NeMo manifest, a Lhotse cut set, or a folder of audio with
-    .txt files beside it.
+    DATA is transcribed speech: a LibriSpeech folder, a NeMo manifest, a Lhotse cut set, a folder of audio with
+    .txt files beside it, or synthetic:test, sentences that espeak-ng speaks (synthetic:test:200 has 200 of them).
     """
     from secateur.evaluation.comparison import compare
     from secateur.evaluation.evaluate import evaluate

@@ -17,6 +17,7 @@ from secateur.speech.utterance import Source, Utterance
 __all__ = ["Corpus", "Source", "Utterance", "open_corpus"]
 
 _KINDS = "a LibriSpeech folder (*.trans.txt), a folder of audio, an audio file, a NeMo manifest or a Lhotse cut set (.jsonl)"
+_SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,13 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
       paths start at the manifest's folder.
     - A Lhotse cut set in lines of JSON, plain or gzipped (needs `secateur[lhotse]`).
     - An audio file, with its transcript in a `.txt` beside it, if there is one.
+    - `synthetic`, a word and no path: English sentences spoken by espeak-ng when they are first read, then cached
+      (needs `secateur[synthetic]`). `synthetic:valid` and `synthetic:test` have other voices and other sentences than
+      `synthetic:train`, which `synthetic` means; `synthetic:train:2000` is of 2000 utterances. A folder of that name
+      is `./synthetic`.
 
     Args:
-        data: a path of one of those.
+        data: a path of one of those, or `synthetic[:PART[:UTTERANCES]]`.
         limit: open only the first utterances, this many.
 
     Raises:
@@ -87,6 +92,10 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     path = Path(data)
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing: give 1 or more")
+    if isinstance(data, str) and data.partition(":")[0] == _SYNTHETIC:
+        from secateur.speech.synthetic.corpus import synthetic_source
+
+        return Corpus(synthetic_source(data), limit)
     if not path.exists():
         raise SecateurError(f"{data} does not exist: give {_KINDS}")
     if path.is_dir():

@@ -1,0 +1,122 @@
+"""espeak-ng's library, bound by ctypes: words in, samples out."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from secateur.errors import SecateurError
+
+RATE = 22050
+"""Samples a second."""
+
+# From espeak-ng's speak_lib.h.
+_SYNCHRONOUS = 2
+_DO_NOT_EXIT = 0x8000
+_UTF8 = 1
+_BY_CHARACTER = 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+# Some voices at full volume are clipped.
+_QUIET = 25
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+# The library has one state for the whole process.
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """Who speaks and how.
+
+    Attributes:
+        voice: an accent's file in espeak-ng's data, and after a + the variant of the voice: ``gmw/en-US+f1``.
+        words_per_minute: speed; espeak-ng's own is 175.
+        pitch: 0 to 99; 50 is the voice's own.
+        range: of the intonation, 0 (monotonous) to 99; 50 is the voice's own.
+    """
+
+    voice: str
+    words_per_minute: int = 175
+    pitch: int = 50
+    range: int = 50
+
+
+def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
+    """Say a text; a function of its arguments alone.
+
+    Args:
+        text: with punctuation, at which there are pauses.
+        manner: who speaks and how.
+
+    Returns:
+        int16 [samples], of 22,050 a second, one channel.
+
+    Raises:
+        SecateurError: espeakng-loader is not installed, does not work here or has no such voice.
+    """
+    library_path, data = _found()
+    pieces: list[bytes] = []
+
+    def take(samples: int | None, count: int, _events: int | None) -> int:
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    callback = _Callback(take)
+    with _one_at_a_time:
+        try:
+            library = ctypes.CDLL(library_path)
+        except OSError as error:
+            raise SecateurError(
+                f"espeak-ng's library {library_path} cannot be loaded ({error}): reinstall secateur[synthetic]"
+            ) from error
+        try:
+            library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+            if library.espeak_Initialize(_SYNCHRONOUS, 1000, data, _DO_NOT_EXIT) != RATE:
+                raise SecateurError(
+                    f"espeak-ng cannot use its data in {data.decode()}: reinstall secateur[synthetic]"
+                )
+            library.espeak_SetSynthCallback(callback)
+            if library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
+                raise SecateurError(
+                    f"espeak-ng has no voice {manner.voice}: reinstall secateur[synthetic], or give one that it has"
+                )
+            for parameter, value in (
+                (_RATE, manner.words_per_minute),
+                (_VOLUME, _QUIET),
+                (_PITCH, manner.pitch),
+                (_RANGE, manner.range),
+            ):
+                library.espeak_SetParameter(parameter, value, 0)
+            library.espeak_ng_SetRandSeed(1)
+            encoded = text.encode()
+            library.espeak_Synth(encoded, len(encoded) + 1, 0, _BY_CHARACTER, 0, _UTF8, None, None)
+            library.espeak_Terminate()
+        finally:
+            _unload(library)
+    return np.frombuffer(b"".join(pieces), dtype=np.int16)
+
+
+def _found() -> tuple[str, bytes]:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise SecateurError(
+            f"synthetic speech needs espeak-ng ({error}): install secateur[synthetic]"
+        ) from error
+    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path().encode()
+
+
+def _unload(library: ctypes.CDLL) -> None:
+    """Forget all that the library remembers of what it said: it is nowhere reset, and is heard in what comes next."""
+    import _ctypes
+
+    if sys.platform == "win32":
+        _ctypes.FreeLibrary(library._handle)
+    else:
+        _ctypes.dlclose(library._handle)
