@@ -4,7 +4,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from secateur.reporting.inspection import inspection_table, short
+from secateur.reporting.inspection import inspection_table
+from secateur.reporting.numbers import short
 from secateur.structure.inspect import Inspection, Part
 
 

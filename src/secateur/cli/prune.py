@@ -183,6 +183,7 @@ def prune(
     from secateur.progress import ProgressBar
     from secateur.pruning.budget import Budget
     from secateur.pruning.prune import prune
+    from secateur.reporting.page import PAGE, run_page, write_page
     from secateur.reporting.pruning import pruning_table
     from secateur.reporting.tensorboard import curves
     from secateur.speech.skips import SkipLog
@@ -210,7 +211,14 @@ def prune(
             f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
         ) from None
     tell_skips(skips)
-    finish(pruned.report, json_file, pruning_table(pruned.report), f"The pruned model is in {out}.")
+    where = f"The pruned model is in {out}."
+    try:
+        write_page(run_page(out), Path(out) / PAGE)
+        where = f"What came of it is drawn in {Path(out) / PAGE}.\n{where}"
+    except SecateurError as error:
+        # The result is there, whatever became of the page about it.
+        say(str(error))
+    finish(pruned.report, json_file, pruning_table(pruned.report), where)
 
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> PruneSettings:

@@ -38,6 +38,9 @@ from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.workspace import Workspace
 
+CHANGED = 6
+"""Utterances that a report quotes because they are heard worse than before, and as many because better."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
@@ -59,6 +62,8 @@ def prune(
     out: str | Path | None = None,
     *,
     recognizer: Recognizer | None = None,
+    pool: SpeechPool | None = None,
+    before: Evaluation | None = None,
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
@@ -76,6 +81,8 @@ def prune(
         settings: of the run.
         out: a new or empty folder, or one with an earlier result, which is replaced; None: nothing is written.
         recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
+        pool: the speech of ``settings.data``, where a method that trains on all of it finds it read already.
+        before: how the unpruned recogniser hears ``settings.valid``, where that was measured already.
         skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
         tell: told what cannot be seen from the progress, in a sentence.
@@ -109,13 +116,16 @@ def prune(
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
+                scored.append(
+                    before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress)
+                )
         history: dict[str, Any] = {}
+        phase_seconds: dict[str, float] = {}
         with clock.time("read"):
             progress.begin("reading speech")
             batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
             minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-            sample, pool = _read(settings, data, dense.sample_rate, minutes, batch_seconds, skips)
+            sample, pool = _read(settings, data, pool, dense.sample_rate, minutes, batch_seconds, skips)
         with clock.time("prune"):
             if pool is None:
                 plan, smaller = prune_oneshot(
@@ -145,7 +155,7 @@ def prune(
                     log=log,
                 )
                 plan, smaller = run.run()
-                history = run.history
+                history, phase_seconds = run.history, run.seconds
         heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
         del sample, pool
         if valid is not None:
@@ -157,6 +167,7 @@ def prune(
             "skipped": skips.skipped,
             "history": history,
             "wall_seconds": clock.seconds,
+            "phase_seconds": phase_seconds,
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
         }
@@ -181,6 +192,7 @@ def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
 def _read(
     settings: PruneSettings,
     data: Corpus,
+    pool: SpeechPool | None,
     sample_rate: int,
     minutes: float,
     batch_seconds: float,
@@ -190,7 +202,8 @@ def _read(
     seed = settings.oneshot.seed
     if settings.method == "oneshot":
         return sample_batches(data, minutes, sample_rate, batch_seconds, seed=seed, skips=skips), None
-    pool = SpeechPool.read(data, sample_rate, skips=skips)
+    if pool is None:
+        pool = SpeechPool.read(data, sample_rate, skips=skips)
     return sample_pool(pool, minutes, batch_seconds, seed=seed), pool
 
 
@@ -250,7 +263,28 @@ def _report(
         for name, evaluation in zip(("before", "after"), scored, strict=True):
             report[name] = evaluation.to_json() | report[name]
         report["comparison"] = compare(scored[1], scored[0]).to_json()
+        report["changed"] = _changed(*scored)
     return report
+
+
+def _changed(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
+    """Utterances with more wrong words than before, the most first, then those with fewer, the most last."""
+    pairs = sorted(
+        zip(before.rows, after.rows, strict=True),
+        key=lambda pair: (pair[0].words.errors - pair[1].words.errors, pair[0].id),
+    )
+    worse = [pair for pair in pairs if pair[1].words.errors > pair[0].words.errors]
+    better = [pair for pair in pairs if pair[1].words.errors < pair[0].words.errors]
+    return [
+        {
+            "id": old.id,
+            "seconds": round(old.seconds, 3),
+            "reference": old.reference,
+            "hypotheses": [old.hypothesis, new.hypothesis],
+            "errors": [old.words.errors, new.words.errors],
+        }
+        for old, new in worse[:CHANGED] + better[-CHANGED:]
+    ]
 
 
 def _write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, report: dict[str, Any]) -> None:

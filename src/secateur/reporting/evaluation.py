@@ -11,7 +11,7 @@ from rich.text import Text
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.progress import clock
-from secateur.reporting.inspection import short
+from secateur.reporting.numbers import short
 
 SIGNIFICANT = 0.05
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from secateur.reporting.numbers import short
 from secateur.structure.inspect import Inspection, Part, share
 
 
@@ -50,14 +51,6 @@ def inspection_table(inspection: Inspection, depth: int = 2) -> RenderableType:
         threads = f"{inspection.threads} thread{'s' * (inspection.threads > 1)}"
         conditions += f"; time of a batch of {inspection.batch} such on {threads}"
     return Group(Text(title, style="bold"), Text(conditions, style="dim"), Text(), table)
-
-
-def short(number: float) -> str:
-    """Three figures and a magnitude: `13.2 M`."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.3g}"
 
 
 def _percent(part: float | None, whole: float | None) -> str:

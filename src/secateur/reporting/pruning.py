@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.reporting.inspection import short
+from secateur.reporting.numbers import short
 
 
 def pruning_table(report: dict[str, Any]) -> RenderableType:

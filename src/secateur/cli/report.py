@@ -1,0 +1,36 @@
+"""`secateur report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from secateur.cli.common import STANDARD_OUTPUT, say, writable_file
+
+COMPARISON = "comparison.html"
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@click.option(
+    "--out",
+    metavar="FILE",
+    callback=writable_file,
+    help=f"Where to write it; - is standard output.  [default: DIR/report.html, of several {COMPARISON}]",
+)
+def report(folders: tuple[str, ...], out: str | None) -> None:
+    """Write a page to look at about the result in DIR, or about several side by side.
+
+    The page is one HTML file, which asks the network for nothing.
+    """
+    from secateur.reporting.page import PAGE, comparison_page, run_page, write_page
+
+    alone = len(folders) == 1
+    page = run_page(folders[0]) if alone else comparison_page(folders)
+    if out == STANDARD_OUTPUT:
+        click.echo(page)
+        return
+    place = out if out is not None else Path(folders[0]) / PAGE if alone else COMPARISON
+    write_page(page, place)
+    say(f"{place} is written")

@@ -1,0 +1,121 @@
+"""A run's result as pages need it: what its folder says about it, read and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.errors import SecateurError, reason
+from secateur.pruning.budget import Budget
+
+REPORT, RUN = "report.json", "run.yaml"
+
+COSTS = {"params": "params", "macs": "macs_per_second", "latency": "latency"}
+"""What a budget can limit, and how a report calls that figure."""
+
+HEARD = ("wer", "cer", "rtf", "rtf_model", "audio_seconds", "utterances")
+"""What was measured where there was speech to measure on."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run of `secateur prune`.
+
+    Attributes:
+        folder: where it lies.
+        report: what its ``report.json`` holds.
+        settings: the settings in its ``run.yaml``; empty where there is none.
+        run: the text of that file.
+    """
+
+    folder: Path
+    report: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Result:
+        """Read a folder.
+
+        Raises:
+            SecateurError: there is no result, or it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / REPORT).is_file():
+            raise SecateurError(
+                f"{folder} holds no {REPORT}: give a folder that `secateur prune` has written"
+            )
+        run = ""
+        with sound(folder / REPORT):
+            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            _check(report)
+        with sound(folder / RUN):
+            if (folder / RUN).is_file():
+                run = (folder / RUN).read_text(encoding="utf-8")
+            settings = (yaml.safe_load(run) or {}).get("secateur", {})
+            if not isinstance(settings, dict):
+                raise ValueError("secateur is not a section of settings")
+        return cls(folder, report, settings, run)
+
+    @property
+    def name(self) -> str:
+        """What the folder is called."""
+        return self.folder.absolute().name
+
+    @property
+    def model(self) -> str:
+        """What the pruned model is called, without its place; the folder's name where that is not known."""
+        return Path(str(self.settings.get("model", self.name))).name.removesuffix(".nemo")
+
+    @property
+    def heard(self) -> bool:
+        """Whether word error rates were measured."""
+        return "wer" in self.report["before"] and "wer" in self.report["after"]
+
+    def kept(self, name: str) -> float:
+        """The fraction of a figure that is left."""
+        return float(self.report["after"][name] / self.report["before"][name])
+
+    def limits(self) -> dict[str, float]:
+        """What the budget limits, by the report's names, as fractions of what there was."""
+        before = self.report["before"]
+        dense = {name: before[figure] for name, figure in COSTS.items() if figure in before}
+        limits = Budget.parse(self.report["budget"]).limits(dense, audio_seconds=1.0)
+        return {COSTS[name]: limit / dense[name] for name, limit in limits.items()}
+
+
+def _check(report: Any) -> None:
+    """Raise one of the errors that `sound` explains where what every page shows is missing or no number."""
+    for side in (report["before"], report["after"]):
+        figures = [side["params"], side["macs_per_second"]]
+        if "wer" in side:
+            figures += [*(side[name] for name in HEARD), *side["wer_interval"]]
+        if not all(math.isfinite(figure) and figure >= 0 for figure in figures) or min(figures[:2]) <= 0:
+            raise ValueError("its figures are not all numbers above nothing")
+        if "wer" in side and len(side["wer_interval"]) != 2:
+            raise ValueError("an interval has two ends")
+
+
+@contextmanager
+def sound(file: Path) -> Iterator[None]:
+    """Where what a file holds turns out to make no sense, say which file it is.
+
+    Raises:
+        SecateurError: the file is damaged.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SecateurError(f"{file} cannot be read: {reason(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise SecateurError(
+            f"{file} is not as `secateur prune` writes it ({what}): run that again, or give another folder"
+        ) from None

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur.errors import SecateurError
+from secateur.reporting.page import comparison_page, run_page, write_page
+
+MakeResult = Callable[..., Path]
+MakeReport = Callable[..., dict[str, Any]]
+
+SPACES = dict.fromkeys(map(ord, "\N{NARROW NO-BREAK SPACE}\N{NO-BREAK SPACE}"), " ")
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&"
+
+
+class Text(HTMLParser):
+    """The words of a page, and its tags with their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = [("", {})]
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1][0] != "style":
+            self.words += data.translate(SPACES).split()
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+
+def test_the_page_of_a_run_says_what_was_asked_and_what_came_out(make_result: MakeResult) -> None:
+    text = str(Text(run_page(make_result())))
+    for expected in (
+        "big, pruned",
+        "at most 50 % of the parameters",
+        "49.2 % of the parameters",
+        "6.4 M of 13 M",
+        "5.00 % before 4.00 %",
+        "+1.00 points ( 95 % interval +0.40 to +1.60), which is more than chance",
+        "p < 0.001 by paired bootstrap, p = 0.031 by matched pairs over 20 segments",
+        "prune 28 min 20 s",
+        "Expected parameters",
+        "limit 50 %",
+        "Validation WER",
+        "No layer and no module was removed as a whole.",
+    ):
+        assert expected.replace("( ", "(") in text
+
+
+def test_the_command_that_repeats_the_run_can_be_pasted(make_result: MakeResult) -> None:
+    folder = make_result("my model")
+    assert f"secateur prune --config '{folder}/run.yaml' --out again" in str(Text(run_page(folder)))
+
+
+def test_each_unit_says_its_numbers_when_pointed_at(make_result: MakeResult) -> None:
+    text = str(Text(run_page(make_result())))
+    assert "Layer 1, feed-forward 1, units: 15 of 40 kept (38%)" in text
+    assert "subsampling 0 channels: 67 of 176 kept (38%)" in text
+
+
+def test_what_was_measured_twice_and_may_be_chance_is_called_that(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
+    comparison = make_report()["comparison"]
+    comparison["mapsswe"]["p"] = 0.2
+    assert "may be chance" in str(Text(run_page(make_result(comparison=comparison))))
+
+
+@pytest.mark.parametrize("part", ["history", "changed", "comparison"])
+def test_what_a_report_may_lack_is_left_out(make_result: MakeResult, part: str) -> None:
+    heading = {"history": "How it was trained", "changed": "changed most", "comparison": "than chance"}[part]
+    assert heading in str(Text(run_page(make_result("whole"))))
+    assert heading not in str(Text(run_page(make_result(**{part: None}))))
+
+
+def test_a_run_without_a_measurement_or_training_has_a_page(make_result: MakeResult) -> None:
+    bare = {
+        name: {"params": params, "macs_per_second": 40.0 * params}
+        for name, params in (("before", 9000), ("after", 4500))
+    }
+    folder = make_result(**bare, method="oneshot", history={}, changed=None, comparison=None)
+    (folder / "run.yaml").unlink()
+    text = str(Text(run_page(folder)))
+    assert "4.5 k of 9 k" in text
+    assert "Nothing was measured" in text
+    assert "None of these runs measured" in str(Text(comparison_page([folder, folder])))
+
+
+def test_a_training_that_diverged_has_a_page(make_result: MakeResult) -> None:
+    rows = [{"step": 1.0, "output": 2.0, "hidden": float("nan")}, {"step": 2.0, "output": float("inf")}]
+    text = str(Text(run_page(make_result(history={"recover": rows}))))
+    assert "Loss: output distributions" in text
+    assert "Loss: residual streams" not in text
+
+
+def test_a_limit_on_latency_and_absolute_limits_are_shown(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
+    report = make_report()
+    sides = {name: report[name] | {"latency": seconds} for name, seconds in (("before", 0.3), ("after", 0.1))}
+    text = str(Text(run_page(make_result(**sides, budget="params=6.5M,latency=60%"))))
+    assert "at most 50 % of the parameters and at most 60 % of the time" in text
+    assert "100.0 ms of 300.0 ms" in text
+
+
+def test_removed_modules_and_layers_are_drawn_as_removed(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
+    units = make_report()["units"] | {"layers.0": [0, 1], "layers.1.self_attn": [0, 1]}
+    text = str(Text(run_page(make_result(units=units))))
+    assert "Removed as a whole: 1 layer and 1 module." in text
+    assert "layer removed" in text
+    assert "Layer 1, self-attention: removed" in text
+
+
+def test_recordings_that_are_at_hand_can_be_played(make_result: MakeResult, recording: Path) -> None:
+    page = Text(run_page(make_result(settings={"valid": str(recording)})))
+    players = [attributes for tag, attributes in page.tags if tag == "audio"]
+    assert [str(each["src"])[:11] for each in players] == ["data:audio/"]
+    absent = Text(run_page(make_result("other")))
+    assert "audio" not in [tag for tag, _ in absent.tags]
+    assert "recordings were not found" in str(absent)
+
+
+def test_nothing_that_a_report_says_becomes_markup(make_result: MakeResult, make_report: MakeReport) -> None:
+    report = make_report()
+    quote = report["changed"][0] | {
+        "id": HOSTILE,
+        "reference": HOSTILE,
+        "hypotheses": [HOSTILE, f"a {HOSTILE}"],
+    }
+    folder = make_result(
+        "<b>&'",
+        settings={"model": HOSTILE, "data": HOSTILE, "valid": f"/nowhere/{HOSTILE}\n"},
+        method=HOSTILE,
+        changed=[quote],
+        history={HOSTILE: [{"step": 1.0, HOSTILE: 2.0}]},
+        environment={HOSTILE: HOSTILE},
+        wall_seconds={HOSTILE: 1.0},
+        units=report["units"] | {HOSTILE: [1, 2], "a\nb.c": [1, 2]},
+    )
+    for page in (run_page(folder), comparison_page([folder, folder])):
+        text = Text(page)
+        tags = {tag for tag, _ in text.tags}
+        assert not tags & {"script", "img", "b&'"}
+        assert not [name for _, attributes in text.tags for name in attributes if name.startswith("on")]
+        assert "<script>alert(1)</script>" in str(text)
+
+
+def test_a_page_names_no_address_that_a_browser_would_ask(make_result: MakeResult, recording: Path) -> None:
+    folder = make_result(settings={"valid": str(recording)})
+    for page in (run_page(folder), comparison_page([folder, folder])):
+        asked = [
+            value
+            for _, attributes in Text(page).tags
+            for name, value in attributes.items()
+            if name in {"src", "href", "srcset", "action", "poster", "data"}
+        ]
+        assert asked
+        assert all(str(value).startswith("data:") for value in asked)
+        assert not re.search(r"url\(|@import", page)
+
+
+def test_several_runs_stand_side_by_side(make_result: MakeResult, make_report: MakeReport) -> None:
+    after = make_report()["after"] | {"wer": 0.08, "wer_interval": [0.07, 0.09], "params": 3_000_000}
+    page = Text(
+        comparison_page([make_result("half"), make_result("quarter", after=after, budget="params=25%")])
+    )
+    text = str(page)
+    for expected in (
+        "2 pruned models side by side",
+        "Word error rates are on 12 utterances",
+        "unpruned 4.00 % 3.60 to 4.40 13 M",
+        "A half 5.00 %",
+        "B quarter 8.00 % 7.00 to 9.00 3 M",
+        "WER against parameters",
+        "WER against MACs",
+    ):
+        assert expected in text
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_runs_measured_on_different_speech_are_not_compared_silently(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
+    other = make_report()["before"] | {"words": 99}
+    text = str(Text(comparison_page([make_result("one"), make_result("two", before=other)])))
+    assert "Not all were measured on the same speech" in text
+    assert "unpruned" not in text
+
+
+def damaged(**changes: Any) -> Callable[[MakeReport], str]:
+    return lambda make: json.dumps(make(**changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda _: None, "holds no report.json: give a folder that `secateur prune` has written"),
+        (lambda _: "{", "report.json is not as `secateur prune` writes it"),
+        (lambda _: "[1]", "report.json is not as"),
+        (damaged(units=None), "it lacks 'units'"),
+        (damaged(units={"a": 3}), "report.json is not as"),
+        (damaged(units={"a": [1, 0]}), "a keeps 1 of 0 units"),
+        (damaged(before={"params": 0, "macs_per_second": 1}), "not all numbers above nothing"),
+        (damaged(before={"params": "many", "macs_per_second": 1}), "report.json is not as"),
+        (damaged(after={"wer": 0.1, "params": 1, "macs_per_second": 1}), "it lacks 'cer'"),
+        (damaged(budget="half"), "the budget 'half'"),
+        (damaged(method=None), "method"),
+    ],
+)
+def test_a_bad_folder_is_one_sentence(
+    make_result: MakeResult,
+    make_report: MakeReport,
+    content: Callable[[MakeReport], str | None],
+    said: str,
+) -> None:
+    good, bad = make_result("good"), make_result("bad")
+    text = content(make_report)
+    (bad / "report.json").unlink() if text is None else (bad / "report.json").write_text(text)
+    for make in (lambda: run_page(bad), lambda: comparison_page([good, bad])):
+        with pytest.raises(SecateurError, match=re.escape(said)) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_run_yaml_is_one_sentence(make_result: MakeResult) -> None:
+    folder = make_result()
+    for text in ("a: [", "- 1", "secateur: 3"):
+        (folder / "run.yaml").write_text(text)
+        with pytest.raises(SecateurError, match="run.yaml is not as"):
+            run_page(folder)
+
+
+def test_a_page_is_written_whole_or_refused(tmp_path: Path) -> None:
+    write_page("new", tmp_path / "page.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    with pytest.raises(SecateurError, match="page.html cannot be written: .*; name another file with --out"):
+        write_page("new", tmp_path / "nowhere" / "page.html")
