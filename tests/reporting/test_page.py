@@ -120,7 +120,7 @@ def test_removed_modules_and_layers_are_drawn_as_removed(
     units = make_report()["units"] | {"layers.0": [0, 1], "layers.1.self_attn": [0, 1]}
     text = str(Text(run_page(make_result(units=units))))
     assert "Removed as a whole: 1 layer and 1 module." in text
-    assert "layer removed" in text
+    assert "Layer 0: removed" in text
     assert "Layer 1, self-attention: removed" in text
 
 

@@ -62,8 +62,6 @@ def prune(
     out: str | Path | None = None,
     *,
     recognizer: Recognizer | None = None,
-    pool: SpeechPool | None = None,
-    before: Evaluation | None = None,
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
@@ -81,8 +79,6 @@ def prune(
         settings: of the run.
         out: a new or empty folder, or one with an earlier result, which is replaced; None: nothing is written.
         recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
-        pool: the speech of ``settings.data``, where a method that trains on all of it finds it read already.
-        before: how the unpruned recogniser hears ``settings.valid``, where that was measured already.
         skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
         tell: told what cannot be seen from the progress, in a sentence.
@@ -116,16 +112,13 @@ def prune(
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                scored.append(
-                    before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress)
-                )
+                scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
         history: dict[str, Any] = {}
-        phase_seconds: dict[str, float] = {}
         with clock.time("read"):
             progress.begin("reading speech")
             batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
             minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-            sample, pool = _read(settings, data, pool, dense.sample_rate, minutes, batch_seconds, skips)
+            sample, pool = _read(settings, data, dense.sample_rate, minutes, batch_seconds, skips)
         with clock.time("prune"):
             if pool is None:
                 plan, smaller = prune_oneshot(
@@ -155,7 +148,7 @@ def prune(
                     log=log,
                 )
                 plan, smaller = run.run()
-                history, phase_seconds = run.history, run.seconds
+                history = run.history
         heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
         del sample, pool
         if valid is not None:
@@ -167,7 +160,6 @@ def prune(
             "skipped": skips.skipped,
             "history": history,
             "wall_seconds": clock.seconds,
-            "phase_seconds": phase_seconds,
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
         }
@@ -192,7 +184,6 @@ def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
 def _read(
     settings: PruneSettings,
     data: Corpus,
-    pool: SpeechPool | None,
     sample_rate: int,
     minutes: float,
     batch_seconds: float,
@@ -202,8 +193,7 @@ def _read(
     seed = settings.oneshot.seed
     if settings.method == "oneshot":
         return sample_batches(data, minutes, sample_rate, batch_seconds, seed=seed, skips=skips), None
-    if pool is None:
-        pool = SpeechPool.read(data, sample_rate, skips=skips)
+    pool = SpeechPool.read(data, sample_rate, skips=skips)
     return sample_pool(pool, minutes, batch_seconds, seed=seed), pool
 
 
