@@ -172,7 +172,7 @@ def _chapter(folder: Path, part: str, number: int, seed: int) -> Path:
     except OSError as error:
         raise SecateurError(
             f"synthetic speech cannot be kept in {folder} ({reason(error)}): make room there, or set {CACHE_VARIABLE} "
-            "to a folder with room for it, 60 MB an hour"
+            "to a folder with room for it, 70 MB an hour"
         ) from error
     return chapter
 
