@@ -94,8 +94,7 @@ def test_a_page_is_drawn_without_a_complaint_or_a_request(page: Path, browse: Br
     assert picture.stat().st_size > 50_000  # An empty page of that size takes 10 kB.
 
 
-@pytest.mark.parametrize("width", [400, 1200])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, True)], ids=["narrow", "wide and dark"])
 def test_a_page_fits_its_window(page: Path, browse: Browse, tmp_path: Path, width: int, dark: bool) -> None:
     frame = tmp_path / "frame.html"
     frame.write_text(MEASURE.format(page=page.name, width=width), encoding="utf-8")
