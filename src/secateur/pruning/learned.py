@@ -126,6 +126,7 @@ class LearnedMethod:
 
     Attributes:
         history: by phase, figures of its steps.
+        seconds: that each stage took, in whichever process; ``refit`` is a part of ``search``.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class LearnedMethod:
         self.workspace, self.progress, self.validate = workspace, progress, validate
         self.audio_seconds, self.log = audio_seconds, log
         self.history: dict[str, list[dict[str, float]]] = {}
+        self.seconds: dict[str, float] = {}
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
@@ -393,6 +395,7 @@ class LearnedMethod:
         start = self._spent
         made = self.workspace.stage(stage, lambda: make() | {"seconds": self._spent - start})
         self._before += max(0.0, start + made["seconds"] - self._spent)
+        self.seconds[stage] = round(made["seconds"], 2)
         if stage == "refit":
             self._refitting = made["seconds"]
         return made

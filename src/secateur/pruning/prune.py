@@ -62,6 +62,8 @@ def prune(
     out: str | Path | None = None,
     *,
     recognizer: Recognizer | None = None,
+    pool: SpeechPool | None = None,
+    before: Evaluation | None = None,
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
@@ -79,6 +81,8 @@ def prune(
         settings: of the run.
         out: a new or empty folder, or one with an earlier result, which is replaced; None: nothing is written.
         recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
+        pool: the speech of ``settings.data``, where a method that trains on all of it finds it read already.
+        before: how the unpruned recogniser hears ``settings.valid``, where that was measured already.
         skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
         tell: told what cannot be seen from the progress, in a sentence.
@@ -112,13 +116,14 @@ def prune(
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                scored.append(evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
+                scored.append(before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
         history: dict[str, Any] = {}
+        phase_seconds: dict[str, float] = {}
         with clock.time("read"):
             progress.begin("reading speech")
             batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
             minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-            sample, pool = _read(settings, data, dense.sample_rate, minutes, batch_seconds, skips)
+            sample, pool = _read(settings, data, pool, dense.sample_rate, minutes, batch_seconds, skips)
         with clock.time("prune"):
             if pool is None:
                 plan, smaller = prune_oneshot(
@@ -148,7 +153,7 @@ def prune(
                     log=log,
                 )
                 plan, smaller = run.run()
-                history = run.history
+                history, phase_seconds = run.history, run.seconds
         heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
         del sample, pool
         if valid is not None:
@@ -160,6 +165,7 @@ def prune(
             "skipped": skips.skipped,
             "history": history,
             "wall_seconds": clock.seconds,
+            "phase_seconds": phase_seconds,
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
         }
@@ -184,6 +190,7 @@ def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
 def _read(
     settings: PruneSettings,
     data: Corpus,
+    pool: SpeechPool | None,
     sample_rate: int,
     minutes: float,
     batch_seconds: float,
@@ -193,7 +200,8 @@ def _read(
     seed = settings.oneshot.seed
     if settings.method == "oneshot":
         return sample_batches(data, minutes, sample_rate, batch_seconds, seed=seed, skips=skips), None
-    pool = SpeechPool.read(data, sample_rate, skips=skips)
+    if pool is None:
+        pool = SpeechPool.read(data, sample_rate, skips=skips)
     return sample_pool(pool, minutes, batch_seconds, seed=seed), pool
 
 

@@ -42,10 +42,10 @@ class Workspace:
             partial.unlink(missing_ok=True)
         plain = json.loads(json.dumps(settings, default=str))
         if workspace.resumes and known.is_file():
-            differences = list(_differences(_read(known), plain))
-            if differences:
+            others = list(differences(_read(known), plain))
+            if others:
                 raise SecateurError(
-                    f"{folder} holds an unfinished run with other settings ({'; '.join(differences)}): "
+                    f"{folder} holds an unfinished run with other settings ({'; '.join(others)}): "
                     "give the same ones to go on with it, or delete the folder"
                 )
             return workspace
@@ -108,11 +108,11 @@ def _read(path: Path) -> Any:
         ) from None
 
 
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
     """Where two settings differ, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         yield f"{name} was {_words(before)}, is {_words(now)}"
 
