@@ -64,6 +64,7 @@ def batches_of(
     start: int = 0,
     alone: bool = False,
     batch_seconds: float = 10.0,
+    clean_epochs: int = 0,
 ) -> list[Batch]:
     with Feed(
         pool,
@@ -71,6 +72,7 @@ def batches_of(
         sample_rate=RATE,
         batch_seconds=batch_seconds,
         augmentation=augmentation or Augmentation(),
+        clean_epochs=clean_epochs,
         seed=seed,
         start=start,
         alone=alone,
@@ -116,6 +118,13 @@ def test_unaugmented_speech_is_heard_as_it_is(pool: SpeechPool) -> None:
         assert torch.equal(batch.inputs["input_features"], expected["input_features"])
         assert torch.equal(batch.inputs["attention_mask"], expected["attention_mask"])
         assert batch.seconds == pytest.approx(pool.seconds[indices].sum())
+
+
+def test_speech_may_be_heard_as_it_is_before_it_is_augmented(pool: SpeechPool) -> None:
+    only_noise = Augmentation(splice=0, speed=0, room=0, noise=1, time_masks=0, frequency_masks=0)
+    clean = batches_of(pool, 60, augmentation=Augmentation.none(), alone=True)
+    heard = batches_of(pool, 60, augmentation=only_noise, alone=True, clean_epochs=1)
+    assert [same(*pair) for pair in zip(clean, heard, strict=True)] == [True] * 40 + [False] * 20
 
 
 def test_augmented_speech_sounds_different_every_epoch(pool: SpeechPool) -> None:

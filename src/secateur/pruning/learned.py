@@ -74,8 +74,8 @@ class Learned:
             probability of .99 half of all draws close one, after which a student that has been refitted hears little; a
             module goes with its last unit too.
         batch_seconds: audio in a batch, padding included.
-        augment: whether the training speech is changed: speed, noise, rooms, splices, masks on features. In a run of few
-            epochs what is pruned has more to learn from clean speech.
+        augment: whether training speech is changed from the second time on that it is heard: speed, noise, rooms, splices,
+            masks on features. As it is, there is most to learn from it the first time, and little the second.
         distillation: what the loss is made of.
         transcripts: whether the task loss takes transcripts where there are any; else always what the teacher hears.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
@@ -91,7 +91,7 @@ class Learned:
     gate_rate: float = 0.02
     coarse: bool = False
     batch_seconds: float = 30.0
-    augment: bool = False
+    augment: bool = True
     distillation: Distillation = field(default_factory=Distillation)
     transcripts: bool = True
     precision: str = "auto"
@@ -349,6 +349,7 @@ class LearnedMethod:
                 sample_rate=self.recognizer.sample_rate,
                 batch_seconds=settings.batch_seconds,
                 augmentation=Augmentation() if settings.augment else Augmentation.none(),
+                clean_epochs=1,
                 # Recovery hears other batches first than the search did.
                 seed=2 * self.oneshot.seed + number,
                 start=start,

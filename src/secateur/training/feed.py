@@ -84,6 +84,7 @@ class Feed:
         batch_seconds: bound on a batch's padded size at the speeds it is heard at, its stretches times its longest,
             in seconds of audio. An utterance that is longer alone is a batch of its own.
         augmentation: what is done to the audio.
+        clean_epochs: how often all of it is heard as it is before that.
         seed: of the order and of the augmentation, 0 or more.
         start: the first step.
         alone: one stretch a batch, for models that cannot hear several lengths at once.
@@ -108,6 +109,7 @@ class Feed:
         sample_rate: int,
         batch_seconds: float = BATCH_SECONDS,
         augmentation: Augmentation,
+        clean_epochs: int = 0,
         seed: int,
         start: int = 0,
         alone: bool = False,
@@ -130,6 +132,7 @@ class Feed:
         self._sample_rate = sample_rate
         self._batch_seconds = batch_seconds
         self._augmentation = augmentation
+        self._clean_epochs = clean_epochs
         self._seed = seed
         self._start = start
         self._alone = alone
@@ -177,34 +180,38 @@ class Feed:
             if self._threads is not None:
                 # Of this thread alone; others keep theirs.
                 torch.set_num_threads(self._threads)
-            for step, stretches in enumerate(self._plan()):
+            for step, (stretches, augmentation) in enumerate(self._plan()):
                 if step >= self._start and not self._closed.is_set():
-                    self._ready.put(self._batch(step, stretches))
+                    self._ready.put(self._batch(step, stretches, augmentation))
                 if self._closed.is_set():
                     return
         except BaseException as error:  # noqa: BLE001 - it is raised where the batch would have come
             self._ready.put(error)
 
-    def _plan(self) -> Iterator[list[Stretch]]:
+    def _plan(self) -> Iterator[tuple[list[Stretch], Augmentation]]:
+        """The stretches of each batch, and what is done to them."""
         for epoch in count():
-            yield from epoch_batches(
+            augmentation = Augmentation.none() if epoch < self._clean_epochs else self._augmentation
+            batches = epoch_batches(
                 self._pool.seconds,
                 epoch,
                 batch_seconds=self._batch_seconds,
-                augmentation=self._augmentation,
+                augmentation=augmentation,
                 seed=self._seed,
                 alone=self._alone,
             )
+            for stretches in batches:
+                yield stretches, augmentation
 
-    def _batch(self, step: int, stretches: list[Stretch]) -> Batch:
+    def _batch(self, step: int, stretches: list[Stretch], augmentation: Augmentation) -> Batch:
         rng = np.random.default_rng([self._seed, _STEP, step])
         waves = [
-            self._augmentation.disturb(self._spoken(stretch), self._sample_rate, rng) for stretch in stretches
+            augmentation.disturb(self._spoken(stretch), self._sample_rate, rng) for stretch in stretches
         ]
         inputs = self._prepare(waves)
         real = inputs["attention_mask"]
         hidden = {
-            name: tensor if tensor is real else self._augmentation.hide(tensor, real, rng)
+            name: tensor if tensor is real else augmentation.hide(tensor, real, rng)
             for name, tensor in inputs.items()
         }
         if self._area and not self._alone:
