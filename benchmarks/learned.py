@@ -18,6 +18,7 @@ from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.structure.plan import PruningPlan
 
 BUDGETS = ("params=50%,macs=50%", "params=70%,macs=70%", "params=30%,macs=30%")
 
@@ -76,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.again or not result.exists():
             tested.unlink(missing_ok=True)
             record(name, partial(prune_row, budget, folder, options), **here)
+            # Tests hold the real model to the invariants with it.
+            plans = options.results / "plans"
+            plans.mkdir(exist_ok=True)
+            PruningPlan.load(folder / "plan.json").save(plans / f"{name}.json")
         if options.publish and not tested.exists():
             record(f"{name}_test", partial(test_row, folder, options), **here)
 
