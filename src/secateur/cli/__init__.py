@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from secateur import __version__
-from secateur.cli import evaluate, inspect, prune, report, transcribe
+from secateur.cli import compare, evaluate, inspect, prune, report, transcribe
 from secateur.cli.common import say
 from secateur.errors import SecateurError
 
@@ -45,5 +45,12 @@ def main() -> None:
     """
 
 
-for command in (inspect.inspect, evaluate.evaluate, transcribe.transcribe, prune.prune, report.report):
+for command in (
+    inspect.inspect,
+    evaluate.evaluate,
+    transcribe.transcribe,
+    prune.prune,
+    compare.compare,
+    report.report,
+):
     main.add_command(command)

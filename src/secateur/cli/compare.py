@@ -1,0 +1,202 @@
+"""`secateur compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, say, tell_skips
+from secateur.errors import SecateurError
+
+PAGE = "compare.html"
+
+
+def _names(_context: click.Context, _option: click.Parameter, names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", required=True, help="Speech to prune on; transcripts are not needed.")
+@click.option(
+    "--valid",
+    required=True,
+    metavar="DATA",
+    help="Transcribed speech to choose checkpoints by and to measure on.",
+)
+@click.option(
+    "--test", metavar="DATA", help="Transcribed speech to measure on, with which nothing is decided."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid and --test."
+)
+@click.option(
+    "--keep",
+    required=True,
+    multiple=True,
+    metavar="BUDGETS",
+    help="What may stay, of parameters and of MACs: 70%,50%,30%. Or one budget with limits of its own: "
+    "params=50%,latency=60%. May be given several times.",
+)
+@click.option(
+    "--methods",
+    default="all",
+    show_default=True,
+    callback=_names,
+    metavar="NAMES",
+    help="all, or some of: learned; a score of `secateur prune --score`; scratch.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder for the results: a new one, or that of a comparison to go on with.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Time of every run: scoring, search, refitting and recovery in all.  [default: 45]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="Gradient steps of every run, in whatever time, instead of --minutes.",
+)
+@batch_seconds_option
+@click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Change the speech that is trained on: speed, noise, rooms, splices, masks.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What training computes in; auto: bfloat16 where the processor has it.",
+)
+@click.option(
+    "--score-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Audio that scores look at.",
+)
+@click.option(
+    "--refit-minutes",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Audio that what is left is refitted on; 0: it is not.",
+)
+@click.option(
+    "--multiple-of",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Hold the numbers of units to multiples of this.",
+)
+@click.option(
+    "--min-heads", type=click.IntRange(0), default=0, show_default=True, help="Heads that every layer keeps."
+)
+@click.option("--width", is_flag=True, help="Prune the residual width too.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@model_options
+def compare(
+    model: str,
+    data: str,
+    valid: str,
+    test: str | None,
+    limit: int | None,
+    keep: tuple[str, ...],
+    methods: tuple[str, ...],
+    out: str,
+    minutes: float | None,
+    steps: int | None,
+    batch_seconds: float,
+    augment: bool,
+    precision: str,
+    score_minutes: float,
+    refit_minutes: float,
+    multiple_of: int,
+    min_heads: int,
+    width: bool,
+    seed: int,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Prune MODEL by every method, with the same speech, time and budgets, and show what each is worth.
+
+    Only what goes is decided differently. Whatever score decides, also one whose authors do neither, what is left is
+    refitted in closed form and recovered by distillation alike. `learned` searches before, in a part of the same time.
+    `scratch` keeps the same fraction of everything, drawn at random, and refits nothing: a narrower model, trained anew.
+
+    Given again, the command goes on where it was stopped, and with other methods or budgets it adds them.
+    """
+    from secateur.progress import ProgressBar
+    from secateur.pruning.compare import CompareSettings, compare
+    from secateur.pruning.learned import Learned
+    from secateur.pruning.oneshot import OneShot
+    from secateur.reporting.page import comparison_page, write_page
+    from secateur.reporting.rivals import rivals_table
+    from secateur.speech.skips import SkipLog
+
+    if minutes is not None and steps is not None:
+        raise SecateurError("--minutes and --steps both say how long a run is: give one of them")
+    settings = CompareSettings(
+        model,
+        data,
+        valid,
+        keep,
+        methods,
+        test,
+        limit,
+        OneShot(score_minutes=score_minutes, reconstruct_minutes=refit_minutes, seed=seed),
+        Learned(
+            minutes=Learned().minutes if minutes is None else minutes,
+            steps=steps,
+            batch_seconds=batch_seconds,
+            augment=augment,
+            precision=precision,
+        ),
+        multiple_of=multiple_of,
+        min_heads=min_heads,
+        width=width,
+    )
+    skips = SkipLog()
+    try:
+        recognizer = load_model(model, device, dtype, threads)
+        with ProgressBar("comparing", quiet=quiet) as progress:
+            comparison = compare(
+                settings,
+                out,
+                recognizer=recognizer,
+                skips=skips,
+                progress=progress,
+                tell=None if quiet else say,
+            )
+    except KeyboardInterrupt:
+        if not Path(out).is_dir():
+            raise
+        raise KeyboardInterrupt(
+            f"stopped by Ctrl-C; what was done is kept in {out}, and the same command goes on from there"
+        ) from None
+    tell_skips(skips)
+    done = [row for row in comparison.rows if row.error is None]
+    if not done:
+        raise SecateurError(
+            f"no method came to a result; {comparison.rows[0].method}: {comparison.rows[0].error}"
+        )
+    shown = [rivals_table(comparison), f"All runs and their figures are in {out}."]
+    try:
+        write_page(comparison_page([Path(out) / row.name for row in done]), Path(out) / PAGE)
+        shown.append(f"They are drawn side by side in {Path(out) / PAGE}.")
+    except SecateurError as error:
+        # The results are there, whatever became of the page about them.
+        say(str(error))
+    finish(comparison.to_json(), json_file, *shown)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import secateur
+from secateur.errors import SecateurError
+from secateur.pruning import compare as room
+from secateur.pruning.compare import METHODS, RECORD, CompareSettings, Comparison, compare, read_budgets
+from secateur.pruning.learned import Learned, LearnedMethod
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scores import SCORES
+from secateur.pruning.settings import PruneSettings
+from secateur.recognizer import Recognizer
+from secateur.structure import counting
+
+MakeSettings = Callable[..., CompareSettings]
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def model(make_recognizer: Callable[..., Recognizer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Conformer on disk, in single precision."""
+    recognizer = make_recognizer("conformer", layers=3)
+    recognizer.model.float()
+    folder = tmp_path_factory.mktemp("model")
+    recognizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four transcribed recordings of noise, half a second to one."""
+    folder = tmp_path_factory.mktemp("speech")
+    draw = np.random.default_rng(0)
+    for number in range(4):
+        noise = draw.normal(scale=0.1, size=round(RATE * (0.5 + number / 6)))
+        soundfile.write(folder / f"{number}.wav", noise, RATE)
+        (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(model: Path, speech: Path) -> MakeSettings:
+    def settings(*methods: str, keep: tuple[str, ...] = ("60%",), **others: Any) -> CompareSettings:
+        learned = Learned(
+            steps=2, search_share=0.5, batch_seconds=1.0, precision="float32", valid_utterances=0
+        )
+        oneshot = OneShot(score_minutes=0.02, reconstruct_minutes=0.03)
+        chosen = {"limit": 2, "oneshot": oneshot, "learned": learned, "audio_seconds": 2.0, "rounds": 2}
+        return CompareSettings(model, speech, speech, keep, methods, **chosen | others)
+
+    return settings
+
+
+@pytest.fixture(scope="module")
+def everything(settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
+    """All methods at one budget."""
+    out = tmp_path_factory.mktemp("arena") / "out"
+    return out, compare(settings("all"), out)
+
+
+def test_every_method_meets_the_budget_and_is_measured(everything: tuple[Path, Comparison]) -> None:
+    out, comparison = everything
+    assert [row.method for row in comparison.rows] == ["learned", *SCORES, "scratch"] == list(METHODS)
+    for row in comparison.rows:
+        assert row.error is None, row
+        assert row.budget == "params=60%,macs=60%"
+        assert 0 < max(row.kept.values()) <= 0.6
+        assert row.valid is not None
+        assert row.time is not None
+        assert row.difference is not None
+        assert {"wer", "wer_interval", "cer"} <= row.valid.keys()
+        assert row.valid["utterances"] == 2
+        assert row.time["low"] <= row.time["median"] <= row.time["high"]
+        model = secateur.load(out / row.name).model
+        assert counting.parameters(model) == row.valid["params"]
+    assert json.loads((out / RECORD).read_text()) == comparison.to_json()
+
+
+def test_only_what_decides_differs_between_methods(everything: tuple[Path, Comparison]) -> None:
+    out, comparison = everything
+    runs = {row.method: PruneSettings.from_yaml(out / row.name / "run.yaml") for row in comparison.rows}
+    scratch, learned = runs.pop("scratch"), runs.pop("learned")
+    assert learned.learned.phases == ("start", "search", "reconstruct", "recover")
+    for method, run in runs.items():
+        assert run.oneshot.score == method
+        assert run.learned.phases == ("start", "reconstruct", "recover")
+        assert run == replace(learned, oneshot=run.oneshot, learned=run.learned)
+        assert replace(run.oneshot, score="obs") == learned.oneshot
+    assert (scratch.oneshot.score, scratch.learned.phases) == ("random", ("start", "recover"))
+    assert {sum(row.steps.values()) for row in comparison.rows} == {2}
+    assert all({"start", "recover", "prune"} <= row.seconds.keys() for row in comparison.rows)
+
+
+def test_scratch_keeps_the_same_fraction_of_every_layer(everything: tuple[Path, Comparison]) -> None:
+    out, _ = everything
+    units = json.loads((out / "scratch_params60_macs60" / "report.json").read_text())["units"]
+    kept = {tuple(count) for name, count in units.items() if name.endswith("feed_forward1.units")}
+    counts = sorted(count for count, _ in kept)
+    assert counts[-1] - counts[0] <= 2  # Of 20, what still fitted being given back.
+    assert all(units[name] == [1, 1] for name in units if name.count(".") == 1 and name.startswith("layers."))
+
+
+def test_the_unpruned_model_and_the_speech_are_the_same_for_all(
+    settings: MakeSettings, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated, given, prune = [], [], room.prune
+
+    def evaluate(recognizer: Recognizer, *arguments: Any, **others: Any) -> Any:
+        evaluated.append(counting.parameters(recognizer.model))
+        return secateur.evaluate(recognizer, *arguments, **others)
+
+    def noted(*arguments: Any, **others: Any) -> Any:
+        given.append((id(others["pool"]), id(others["before"])))
+        return prune(*arguments, **others)
+
+    monkeypatch.setattr(room, "evaluate", evaluate)
+    monkeypatch.setattr(room, "prune", noted)
+    comparison = compare(settings("magnitude", "random", test=speech), tmp_path)
+    assert len(set(given)) == 1
+    before = comparison.unpruned["valid"]
+    assert evaluated.count(before["params"]) == 2
+    assert comparison.unpruned["test"]["wer"] == before["wer"]
+    report = json.loads((tmp_path / "random_params60_macs60" / "report.json").read_text())
+    assert report["before"]["wer"] == before["wer"]
+
+
+def test_a_comparison_that_was_stopped_does_only_what_is_left(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, prune = settings("magnitude", "wanda"), room.prune
+    begun: list[str] = []
+
+    def stopped(settings: PruneSettings, *arguments: Any, **others: Any) -> Any:
+        begun.append(settings.oneshot.score)
+        if begun == ["magnitude", "wanda"]:
+            raise KeyboardInterrupt
+        return prune(settings, *arguments, **others)
+
+    monkeypatch.setattr(room, "prune", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare(asked, tmp_path)
+    first = json.loads((tmp_path / RECORD).read_text())["rows"]
+    assert [row["method"] for row in first] == ["magnitude"]
+    comparison = compare(asked, tmp_path)
+    assert begun == ["magnitude", "wanda", "wanda"]
+    assert comparison.to_json()["rows"][0] == first[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, told = settings("magnitude"), list[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(LearnedMethod, "_recover", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            compare(asked, tmp_path)
+    unfinished = tmp_path / "magnitude_params60_macs60.unfinished"
+    with pytest.raises(SecateurError, match="unfinished run with other settings .*multiple_of was 1, is 2"):
+        compare(replace(asked, multiple_of=2), tmp_path)
+    (row,) = compare(asked, tmp_path, tell=told.append).rows
+    assert told[-1] == f"going on with the run in {unfinished}"
+    assert row.error is None
+    assert not unfinished.exists()
+
+
+def test_a_finished_run_without_a_row_is_measured_and_not_done_again(
+    everything: tuple[Path, Comparison],
+    settings: MakeSettings,
+    speech: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, comparison = everything
+    wanda = comparison.rows[METHODS.index("wanda")]
+    shutil.copytree(out / wanda.name, tmp_path / wanda.name)
+    monkeypatch.setattr(room, "prune", lambda *_, **__: pytest.fail("it was pruned"))
+    (row,) = compare(settings("wanda", test=speech), tmp_path).rows
+    assert (row.kept, row.valid, row.steps) == (wanda.kept, wanda.valid, wanda.steps)
+    assert row.seconds == wanda.seconds
+    assert row.test is not None
+    assert row.valid is not None
+    assert row.test["wer"] == row.valid["wer"]
+    assert len((tmp_path / row.name / "test.jsonl").read_text().splitlines()) == 2
+
+
+def test_methods_and_budgets_can_be_added(settings: MakeSettings, tmp_path: Path) -> None:
+    compare(settings("magnitude"), tmp_path)
+    rows = compare(settings("random", keep=("80%",)), tmp_path).rows
+    assert [(row.method, row.budget[7:10]) for row in rows] == [
+        ("random", "80%"),
+        ("magnitude", "60%"),
+    ]
+
+
+def test_a_method_that_cannot_meet_the_budget_gets_a_row_that_says_why(
+    settings: MakeSettings, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+    asked = settings("layerdrop", "magnitude", keep=("params=25%",))
+    failed, worked = sorted(compare(asked, tmp_path, tell=heard.append).rows, key=lambda row: row.method)
+    assert failed.error is not None
+    assert "the budget params=25% cannot be met: the smallest possible here is params=" in failed.error
+    assert failed.valid is None
+    assert worked.error is None
+    assert heard == ["1 of 2: magnitude, params=25%", "2 of 2: layerdrop, params=25%"]
+    assert json.loads((tmp_path / RECORD).read_text())["rows"][1]["error"] == failed.error
+
+
+def test_runs_with_other_settings_are_refused_with_what_differs(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(settings("magnitude"), tmp_path)
+    monkeypatch.setattr(room, "prune", lambda *_, **__: pytest.fail("it was pruned"))
+    with pytest.raises(
+        SecateurError,
+        match=r"magnitude_params60_macs60 holds a run with other settings \(min_heads was 0, is 1\): give the same",
+    ) as caught:
+        compare(settings("random", min_heads=1), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"keep": ()}, "there is no budget to compare at; give one such as 50%"),
+        ({"keep": ("50",)}, "'50' is no fraction to keep; give 50%"),
+        ({"keep": ("50%,,30%",)}, "'' is no fraction to keep"),
+        ({"keep": ("params=50%,30%",)}, "has '30%' in it"),
+        ({"methods": ()}, "there is no method to compare; choose all, or among learned, "),
+        ({"methods": ("luck",)}, "there is no method 'luck'; choose all, or among learned, "),
+        ({"data": "nowhere"}, "nowhere does not exist"),
+        ({"valid": "nowhere"}, "nowhere does not exist"),
+        ({"test": "nowhere"}, "nowhere does not exist"),
+        ({"model": "nowhere.nemo"}, "nowhere.nemo does not exist"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_request_is_one_sentence_and_leaves_nothing(
+    settings: MakeSettings, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    def asked(keep: tuple[str, ...] = ("60%",), methods: tuple[str, ...] = ("magnitude",)) -> CompareSettings:
+        others = {name: value for name, value in change.items() if name not in ("keep", "methods")}
+        return replace(settings(*methods, keep=keep), **others)
+
+    chosen = {name: value for name, value in change.items() if name in ("keep", "methods")}
+    with pytest.raises(SecateurError, match=re.escape(said)) as caught:
+        compare(asked(**chosen), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_speech_without_transcripts_is_refused_before_the_work(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    monkeypatch.setattr(room, "prune", lambda *_, **__: pytest.fail("it was pruned"))
+    for kind in ("valid", "test"):
+        with pytest.raises(SecateurError, match="has no transcript"):
+            compare(replace(settings("magnitude"), **{kind: tmp_path}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("texts", "budgets"),
+    [
+        (["70%,50%"], ("params=70%,macs=70%", "params=50%,macs=50%")),
+        (["0.5", "50%"], ("params=50%,macs=50%",)),
+        (["params=50%,latency=60%", "30%"], ("params=50%,latency=60%", "params=30%,macs=30%")),
+    ],
+)
+def test_a_fraction_stands_for_parameters_and_macs(texts: list[str], budgets: tuple[str, ...]) -> None:
+    assert read_budgets(texts) == budgets
+    assert read_budgets(budgets) == budgets
