@@ -19,7 +19,7 @@ from secateur import Recognizer, load
 from secateur.pruning.constraint import Constraints
 from secateur.pruning.distillation import Distillation, Distiller
 from secateur.pruning.gates import Gates
-from secateur.pruning.learned import Learned, working_type
+from secateur.pruning.learned import Learned
 from secateur.pruning.objectives import Recovery, Search
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
@@ -29,7 +29,7 @@ from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
 from secateur.training.feed import Batch, Feed
-from secateur.training.precision import Working, lower
+from secateur.training.precision import Working, lower, working_type
 
 WARM_UP = 2
 

@@ -36,7 +36,7 @@ def test_a_command_of_the_readme_parses(command: str) -> None:
     _, name, *arguments = shlex.split(command)
     command_line = main.commands[name]
     values, unread, _ = command_line.make_parser(click.Context(command_line)).parse_args(arguments)
-    assert any(values.get(name) for name in ("model", "config", "folders"))
+    assert any(values.get(name) for name in ("model", "config", "folders", "data"))
     assert unread == []
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from secateur.pruning.prune import prune
     from secateur.pruning.settings import PruneSettings
     from secateur.recognizer import Recognizer, load
+    from secateur.scratch.settings import TrainSettings
+    from secateur.scratch.train import train
     from secateur.structure.plan import PruningPlan
 
 # oneDNN compiles a kernel for every layer and every shape of a batch, and by default keeps 1,024 of them, which is too few for
@@ -27,10 +29,12 @@ __all__ = [
     "PruningPlan",
     "Recognizer",
     "SecateurError",
+    "TrainSettings",
     "__version__",
     "evaluate",
     "load",
     "prune",
+    "train",
 ]
 
 _HOMES = {
@@ -39,9 +43,11 @@ _HOMES = {
     "PruningPlan": "secateur.structure.plan",
     "Recognizer": "secateur.recognizer",
     "SecateurError": "secateur.errors",
+    "TrainSettings": "secateur.scratch.settings",
     "evaluate": "secateur.evaluation.evaluate",
     "load": "secateur.recognizer",
     "prune": "secateur.pruning.prune",
+    "train": "secateur.scratch.train",
 }
 
 

@@ -22,7 +22,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning import learned as room
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import PHASES, Learned, LearnedMethod, working_type
+from secateur.pruning.learned import PHASES, Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings
@@ -35,6 +35,7 @@ from secateur.structure.cost import parameter_cost
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
 from secateur.structure.slicing import slice_model
+from secateur.training.precision import working_type
 from secateur.training.workspace import Workspace
 
 MakeRecognizer = Callable[..., Recognizer]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from secateur import __version__
-from secateur.cli import compare, evaluate, inspect, prune, report, transcribe
+from secateur.cli import compare, evaluate, inspect, prune, report, train, transcribe
 from secateur.cli.common import say
 from secateur.errors import SecateurError
 
@@ -49,6 +49,7 @@ for command in (
     inspect.inspect,
     evaluate.evaluate,
     transcribe.transcribe,
+    train.train,
     prune.prune,
     compare.compare,
     report.report,

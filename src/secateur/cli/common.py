@@ -47,36 +47,39 @@ def writable_file(_context: click.Context, _option: click.Parameter, name: str |
     return name
 
 
+device_option = click.option(
+    "--device", default="cpu", callback=_usable_device, help="Where the model computes: cpu, cuda, ..."
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
+    help="Precision of the weights; the checkpoint's own by default.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of PyTorch; as many as there are cores by default.",
+)
+json_option = click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    callback=writable_file,
+    help="Write the figures to FILE; - is standard output, and nothing else goes there.",
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+
+
 def model_options(command: _Command) -> _Command:
     """What every command that loads a model takes."""
-    for option in reversed(
-        (
-            click.option(
-                "--device",
-                default="cpu",
-                callback=_usable_device,
-                help="Where the model computes: cpu, cuda, ...",
-            ),
-            click.option(
-                "--dtype",
-                type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
-                help="Precision of the weights; the checkpoint's own by default.",
-            ),
-            click.option(
-                "--threads",
-                type=click.IntRange(1),
-                help="Threads of PyTorch; as many as there are cores by default.",
-            ),
-            click.option(
-                "--json",
-                "json_file",
-                metavar="FILE",
-                callback=writable_file,
-                help="Write the figures to FILE; - is standard output, and nothing else goes there.",
-            ),
-            click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
-        )
-    ):
+    for option in (quiet_option, json_option, threads_option, dtype_option, device_option):
+        command = option(command)
+    return command
+
+
+def training_options(command: _Command) -> _Command:
+    """What a command that makes a model takes."""
+    for option in (quiet_option, json_option, threads_option, device_option):
         command = option(command)
     return command
 

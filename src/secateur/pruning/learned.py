@@ -44,7 +44,7 @@ from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.training.feed import Batch, Feed
-from secateur.training.precision import Working, lower
+from secateur.training.precision import Working, lower, working_type
 from secateur.training.trainer import Length, Loop, Progress, Trainer
 from secateur.training.workspace import Workspace
 
@@ -446,15 +446,3 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def working_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
-    """The precision that training computes in; None for that of the weights."""
-    if precision == "float32" or model.dtype != torch.float32:
-        return None
-    if precision == "bfloat16":
-        return torch.bfloat16
-    if model.device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    has_it = model.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return torch.bfloat16 if has_it else None

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import torch
-import transformers
-
-from secateur import __version__
 from secateur.evaluation.comparison import compare
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.results import Evaluation
@@ -27,6 +18,8 @@ from secateur.pruning.learned import LearnedMethod
 from secateur.pruning.oneshot import prune_oneshot
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, Waveform, load
+from secateur.runs import Stopwatch
+from secateur.runs import environment as environment
 from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.pool import SpeechPool
@@ -291,29 +284,3 @@ def _write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, re
     smaller.tokenizer.save_pretrained(folder)
     settings.to_yaml(folder / "run.yaml", report["environment"])
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def environment() -> dict[str, str]:
-    """What a figure depends on besides the settings and the model: versions and the machine."""
-    return {
-        "secateur": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "platform": f"{sys.platform} {platform.machine()}",
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-class Stopwatch:
-    """Wall-clock seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + perf_counter() - start, 2)

@@ -205,9 +205,7 @@ class Feed:
 
     def _batch(self, step: int, stretches: list[Stretch], augmentation: Augmentation) -> Batch:
         rng = np.random.default_rng([self._seed, _STEP, step])
-        waves = [
-            augmentation.disturb(self._spoken(stretch), self._sample_rate, rng) for stretch in stretches
-        ]
+        waves = [augmentation.disturb(self._spoken(stretch), self._sample_rate, rng) for stretch in stretches]
         inputs = self._prepare(waves)
         real = inputs["attention_mask"]
         hidden = {

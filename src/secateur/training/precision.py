@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 # Their running statistics need more digits than half precision has.
 KEPT = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -70,6 +71,18 @@ class Working:
         for hook in self._hooks:
             hook.remove()
         self._twins.clear()
+
+
+def working_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
+    """The precision that training computes in; None for that of the weights."""
+    if precision == "float32" or model.dtype != torch.float32:
+        return None
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if model.device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    has_it = model.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if has_it else None
 
 
 def lower(model: nn.Module, dtype: torch.dtype) -> None:

@@ -26,7 +26,7 @@ The first tells when the end will be. The later ones mend it: kernels are compil
 """
 
 WARM_UP_STEPS = 40
-"""Steps over which the rates rise, so that Adam's moments are known before the weights move far."""
+"""Steps over which the rates of a trained model rise, so that Adam's moments are known before its weights move far."""
 
 MOST_BROKEN = 10
 """Steps in a row whose loss is not finite, after which nothing will come of the rest."""
@@ -78,6 +78,8 @@ class Loop:
         clip: bound on the length of the gradient of each group of parameters.
         validations: how often the model is validated, evenly spread, the last time after the last step; and once more
             before the first one.
+        validates_untrained: whether there is that one.
+        warm_up: steps over which the rates rise.
         keeps_best: whether the phase ends with the model that was validated best, or with the last one.
     """
 
@@ -85,6 +87,8 @@ class Loop:
     clip: float = 1.0
     validations: int = 4
     keeps_best: bool = False
+    validates_untrained: bool = True
+    warm_up: int = WARM_UP_STEPS
 
 
 @dataclass
@@ -155,7 +159,7 @@ class Trainer:
         """
         progress = self.progress
         self._since = perf_counter()
-        if not progress.history:
+        if self.loop.validates_untrained and not progress.history:
             self._validate()
         with _patience() as interrupted, feed(progress.step) as batches:
             written = perf_counter()
@@ -201,7 +205,7 @@ class Trainer:
     def _rate(self, step: int, share: float) -> float:
         """Of the rates at the top, the part that a step is taken with."""
         decay = 0.5 * (1 + math.cos(math.pi * share)) if self.decays else 1.0
-        return min(1.0, (step + 1) / WARM_UP_STEPS) * decay
+        return min(1.0, (step + 1) / self.loop.warm_up) * decay
 
     def _plan(self, seconds: float) -> None:
         """Say how many steps there will be, once some have shown how long one takes."""
@@ -212,8 +216,7 @@ class Trainer:
         if progress.step in LOOKS:
             laps = self._laps[len(self._laps) // 4 :]
             done = sum("WER" in row for row in progress.history)
-            # There is one more, before the first step.
-            to_come = self._validating * (1 + self.loop.validations - done)
+            to_come = self._validating * (self.loop.validates_untrained + self.loop.validations - done)
             left = given - progress.spent - to_come
             progress.total = progress.step + max(0, int(left * len(laps) / sum(laps)))
             self._laps.clear()

@@ -1,0 +1,173 @@
+"""`secateur train`: settings come from a run.yaml or are the defaults, and what the command line says goes above them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from secateur.cli.common import finish, say, tell_skips, training_options
+from secateur.errors import SecateurError
+
+if TYPE_CHECKING:
+    from secateur.scratch.settings import TrainSettings
+
+RENAMED = {"limit": "valid_limit"}
+"""Options whose names in `TrainSettings` are others."""
+
+
+@click.command()
+@click.option("--data", help="Transcribed speech to train on.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False), help="Folder for the result: new or empty."
+)
+@click.option(
+    "--config",
+    metavar="RUN.YAML",
+    help="Repeat the run of that run.yaml; options that are given go above it.",
+)
+@click.option("--valid", metavar="DATA", help="Transcribed speech to measure on: in between and after.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
+@click.option(
+    "--size",
+    type=click.Choice(["tiny", "small"]),
+    default="tiny",
+    show_default=True,
+    help="Dimensions: 2.8 or 13 million parameters.",
+)
+@click.option("--layers", type=click.IntRange(1), help="Instead of the size's.")
+@click.option("--width", type=click.IntRange(2), help="Of the residual stream, instead of the size's.")
+@click.option("--heads", type=click.IntRange(1), help="Of each attention, instead of the size's.")
+@click.option(
+    "--vocabulary",
+    type=click.IntRange(2),
+    default=256,
+    show_default=True,
+    help="Pieces of words to write with, at most.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Time that the training is planned to fit into.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Steps of training, instead of --minutes.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1.5e-3,
+    show_default=True,
+    help="Peak learning rate.",
+)
+@click.option(
+    "--batch-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds of audio, padding included, that the model is given at once.",
+)
+@click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Change the speech once it has been heard: speed, noise, rooms, splices, masks.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What training computes in; auto: bfloat16 where the processor has it.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@click.option(
+    "--tensorboard",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Write the curves there, for TensorBoard.",
+)
+@training_options
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    out: str,
+    config: str | None,
+    tensorboard: str | None,
+    device: str,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Make a Conformer-CTC recogniser from transcribed speech alone, and write it to a folder.
+
+    A run that was stopped goes on when the same command is given again.
+    """
+    import torch
+
+    from secateur.progress import ProgressBar
+    from secateur.reporting.tensorboard import curves
+    from secateur.scratch.train import train
+    from secateur.speech.skips import SkipLog
+    from secateur.training.workspace import Workspace
+
+    given = {
+        RENAMED.get(name, name): value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    settings = _settings(context, config, given)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    skips = SkipLog()
+    try:
+        with (
+            curves(tensorboard) if tensorboard is not None else nullcontext() as log,
+            ProgressBar("training", quiet=quiet) as progress,
+        ):
+            report = train(
+                settings, out, device=device, skips=skips, progress=progress, tell=say, log=log
+            ).report
+    except KeyboardInterrupt:
+        workspace = Workspace(Workspace.place(Path(out)))
+        if not workspace.resumes:
+            raise
+        raise KeyboardInterrupt(
+            f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
+        ) from None
+    tell_skips(skips)
+    finish(report, json_file, _told(report), f"The trained model is in {out}.")
+
+
+def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> TrainSettings:
+    """Those of the file, or the defaults, and above them what was given on the command line."""
+    from secateur.scratch.settings import TrainSettings
+
+    if "minutes" in given:
+        if "steps" in given:
+            raise SecateurError("--minutes and --steps both say how long the training is: give one of them")
+        given = given | {"steps": None}
+    if config is not None:
+        return TrainSettings.from_yaml(config).changed(given)
+    if "data" not in given:
+        missing = next(each for each in context.command.params if each.name == "data")
+        raise click.MissingParameter(ctx=context, param=missing)
+    return TrainSettings(**given)
+
+
+def _told(report: dict[str, Any]) -> str:
+    """What came of it, in a line or two."""
+    from secateur.reporting.numbers import short
+
+    told = (
+        f"{short(report['params'])} parameters, trained for {report['steps']} steps on "
+        f"{report['audio_seconds'] / 3600:.2f} hours of speech."
+    )
+    if "valid" in report:
+        told += f"\nWER {report['valid']['wer']:.2%} on {report['valid']['utterances']} utterances."
+    return told

@@ -1,0 +1,145 @@
+"""What every long run has: settings, kept in its ``run.yaml`` and read from it, what it ran on, and how long that took."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from secateur import __version__
+from secateur.errors import SecateurError, reason
+
+SECTION = "secateur"
+"""Where the settings stand in ``run.yaml``."""
+
+_Settings = TypeVar("_Settings")
+
+
+def changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
+    """The same settings, a frozen dataclass, but for some values; ``learned.steps`` is a setting of ``learned``."""
+    new: Any = settings
+    for name, value in values.items():
+        new = _replaced(new, name, value)
+    result: _Settings = new
+    return result
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """The settings as JSON and YAML have them: paths as text, tuples as lists."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    return values
+
+
+def write_run(path: Path, settings: Any, environment: Mapping[str, str]) -> None:
+    """Write ``run.yaml``: the settings, and beside them what was there when they were used."""
+    run = {SECTION: plain(settings), "environment": dict(environment)}
+    path.write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
+
+
+def read_run(path: str | Path, kind: type[_Settings]) -> _Settings:
+    """Read the settings of a ``run.yaml``, from a result or written by hand; what it does not say has its default.
+
+    Raises:
+        SecateurError: it cannot be read, or a setting is missing, unknown, or of the wrong type.
+    """
+    try:
+        run = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SecateurError(
+            f"{path} cannot be read: {reason(error)}; give the run.yaml of a result"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SecateurError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(run, dict) or SECTION not in run:
+        raise SecateurError(f"{path} has no section {SECTION!r}; give the run.yaml of a result")
+    try:
+        return _built(kind, run[SECTION], "")
+    except SecateurError as error:
+        raise SecateurError(f"{path}: {error}") from None
+
+
+def environment() -> dict[str, str]:
+    """What a figure depends on besides the settings and the model: versions and the machine."""
+    import torch
+    import transformers
+
+    return {
+        "secateur": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + perf_counter() - start, 2)
+
+
+def _replaced(settings: Any, name: str, value: Any) -> Any:
+    first, _, rest = name.partition(".")
+    return replace(settings, **{first: _replaced(getattr(settings, first), rest, value) if rest else value})
+
+
+def _built(kind: type[_Settings], section: Any, name: str) -> _Settings:
+    """A dataclass of a section of the file; ``name`` is the section's."""
+    if not isinstance(section, dict):
+        raise SecateurError(f"{name or SECTION} is {section!r}, which is not a section of settings")
+    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    prefix = f"{name}." if name else ""
+    for key, value in section.items():
+        if key not in known:
+            raise SecateurError(
+                f"{prefix}{key} is {value!r}, but there is no such setting; there are {', '.join(known)}"
+            )
+    for key, each in known.items():
+        if key not in section and each.default is MISSING and each.default_factory is MISSING:
+            raise SecateurError(f"{prefix}{key} is missing; add it under {name or SECTION}")
+    types = get_type_hints(kind)
+    return kind(**{key: _fitted(types[key], value, f"{prefix}{key}") for key, value in section.items()})
+
+
+def _fitted(kind: Any, value: Any, name: str) -> Any:
+    """A value of a type, of the plain value that YAML has for it."""
+    if is_dataclass(kind):
+        return _built(kind, value, name)  # type: ignore[arg-type]
+    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for choice in choices:
+        if get_origin(choice) is tuple and isinstance(value, list):
+            return tuple(_fitted(get_args(choice)[0], each, f"{name}[{i}]") for i, each in enumerate(value))
+        if choice is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            # YAML takes 3e-4, without a dot, for text.
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if type(value) is choice:
+            return value
+    raise SecateurError(f"{name} is {value!r}, which is not {' or '.join(map(_words, choices))}")
+
+
+def _words(kind: Any) -> str:
+    """What a type is called in a sentence."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+    return "a list" if get_origin(kind) is tuple else words.get(kind, kind.__name__)

@@ -1,0 +1,1 @@
+"""Training a recogniser from scratch, on transcribed speech."""

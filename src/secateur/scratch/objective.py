@@ -1,0 +1,68 @@
+"""What training from scratch minimises: the CTC loss of the transcripts (Graves et al. 2006)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from secateur.recognizer import Recognizer
+from secateur.training.feed import Batch
+from secateur.training.precision import Working
+
+
+class Transcription:
+    """The objective of writing what is said, with dropout and with the batch's own statistics; see `training.trainer.Objective`.
+
+    Args:
+        recognizer: what learns.
+        working: its model at work.
+        seed: of dropout.
+    """
+
+    def __init__(self, recognizer: Recognizer, working: Working, seed: int) -> None:
+        self.recognizer, self.working, self.seed = recognizer, working, seed
+
+    def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
+        """The loss per token of the batch; utterances whose audio or words are not known count for nothing."""
+        model = self.recognizer.model.train()
+        device = model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            # Of the step alone, so that a run that is resumed draws what it would have drawn.
+            torch.manual_seed(self.seed * 1_000_003 + batch.step)
+            logits_BTV = model(**batch.inputs).logits
+        targets = [
+            torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
+            for text in batch.texts
+        ]
+        lengths_B = torch.tensor([len(target) for target in targets])
+        losses_B = F.ctc_loss(
+            logits_BTV.float().log_softmax(-1).transpose(0, 1),
+            torch.cat(targets).to(device),
+            self.recognizer.output_lengths(batch.inputs["attention_mask"].sum(-1)),
+            lengths_B,
+            blank=self.recognizer.blank,
+            reduction="none",
+            zero_infinity=True,
+        )
+        known_B = torch.tensor([text is not None for text in batch.texts], device=device)
+        loss = (losses_B * known_B).sum() / int(lengths_B.sum().clamp(min=1))
+        return loss, {"loss": float(loss.detach())}
+
+    def stepped(self) -> None:
+        self.working.spread()
+
+    def model_state(self) -> dict[str, Tensor]:
+        return self.working.state()
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        self.working.load_state(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass

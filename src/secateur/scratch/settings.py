@@ -1,0 +1,132 @@
+"""What decides a training from scratch: its settings, which ``run.yaml`` holds, and the sizes that have names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from secateur import runs
+from secateur.errors import SecateurError
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Dimensions of a Conformer; its feed-forward modules have four times its width.
+
+    Attributes:
+        layers: Conformer layers.
+        width: of the residual stream; even, and a multiple of the heads.
+        heads: of each attention.
+        channels: of the convolutions that subsample by 4.
+        kernel: taps of the depthwise convolutions.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    channels: int
+    kernel: int
+
+
+SIZES = {"tiny": Size(12, 96, 4, 48, 15), "small": Size(16, 176, 4, 176, 31)}
+"""The first is the default, 2.8 M parameters; ``small`` is as NVIDIA's ``stt_en_conformer_ctc_small``, 13 M."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything that decides a training, and nothing else; ``run.yaml`` holds it.
+
+    Attributes:
+        data: transcribed speech to train on.
+        valid: transcribed speech that word error rates are measured on, in between and after; None: they are not,
+            and the last model is kept rather than the best.
+        valid_limit: its first so many utterances; None: all.
+        size: one of `SIZES`.
+        layers: instead of the size's; so are ``width`` and ``heads``.
+        vocabulary: pieces of words that the model writes with, at most; the blank comes on top.
+        minutes: wall-clock time that the training is planned to fit into, validations included; what is read before
+            and measured after comes on top.
+        steps: of training, which then takes the time that it takes; None: by ``minutes``.
+        rate: peak learning rate, which falls along half a cosine to nothing.
+        warm_up: steps over which it rises; at most a quarter of ``steps``.
+        batch_seconds: audio in a batch, padding included. Longer utterances are left out.
+        dropout: rate after every module and on attention weights. Drawing it takes a CPU a third of the time, and a small model
+            that hears everything a few times, changed, has little to overfit.
+        augment: whether speech is changed after the first epochs: speed, noise, rooms, splices, masks on features.
+        clean_epochs: how often all of it is heard as it is before that.
+        precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
+        validations: how often the word error rate is measured in between.
+        valid_utterances: on so many.
+        seed: of everything that is drawn.
+
+    Raises:
+        SecateurError: a setting is out of its range, or the dimensions do not go together.
+    """
+
+    data: str | Path
+    valid: str | Path | None = None
+    valid_limit: int | None = None
+    size: str = "tiny"
+    layers: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    vocabulary: int = 256
+    minutes: float = 60.0
+    steps: int | None = None
+    rate: float = 1.5e-3
+    warm_up: int = 300
+    batch_seconds: float = 60.0
+    dropout: float = 0.0
+    augment: bool = True
+    clean_epochs: int = 1
+    precision: str = "auto"
+    validations: int = 10
+    valid_utterances: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise SecateurError(f"there is no size {self.size!r}; choose one of {', '.join(SIZES)}")
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+        for name in (
+            "valid_limit", "layers", "width", "heads", "vocabulary", "minutes", "steps", "rate", "warm_up",
+            "batch_seconds", "valid_utterances",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SecateurError(f"{name} is {value}; give a finite number above 0")
+        for name in ("clean_epochs", "validations", "seed"):
+            if getattr(self, name) < 0:
+                raise SecateurError(f"{name} is {getattr(self, name)}; give 0 or more")
+        if not 0 <= self.dropout < 1:
+            raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
+        shape = self.shape
+        if shape.width % 2 or shape.width % shape.heads:
+            raise SecateurError(
+                f"a width of {shape.width} does not go with {shape.heads} heads: give an even width that is a multiple of them"
+            )
+
+    @property
+    def shape(self) -> Size:
+        """The dimensions of ``size``, but for those that are given."""
+        given = {"layers": self.layers, "width": self.width, "heads": self.heads}
+        return replace(
+            SIZES[self.size], **{name: value for name, value in given.items() if value is not None}
+        )
+
+    def changed(self, values: Mapping[str, Any]) -> TrainSettings:
+        """The same settings but for some values."""
+        return runs.changed(self, values)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> TrainSettings:
+        """Read a ``run.yaml``, from a result or written by hand; what it does not say has its default.
+
+        Raises:
+            SecateurError: it cannot be read, or a setting is missing, unknown, or of the wrong type.
+        """
+        return runs.read_run(path, cls)

@@ -1,0 +1,224 @@
+"""Training from scratch on a language of three words: it is learned, kept, gone on with, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+import secateur
+from secateur.errors import SecateurError
+from secateur.progress import ProgressBar
+from secateur.recognizer import Recognizer
+from secateur.runs import SECTION
+from secateur.scratch.settings import SIZES, TrainSettings
+from secateur.scratch.train import Trained, train
+from secateur.speech.audio import read_audio
+from secateur.speech.skips import SkipLog
+from secateur.training import trainer
+
+
+def settings(data: Path | str, **others: object) -> TrainSettings:
+    toy = TrainSettings(
+        data, size="toy", vocabulary=12, steps=70, rate=5e-3, batch_seconds=12.0, dropout=0.0,
+        augment=False, precision="float32", validations=2,
+    )  # fmt: skip
+    return toy.changed(others)
+
+
+def texts(recognizer: Recognizer, folder: Path) -> list[str]:
+    waves = [read_audio(path, recognizer.sample_rate) for path in sorted(folder.glob("*.wav"))]
+    return [transcript.text for transcript in recognizer.transcribe_batch(waves)]
+
+
+def references(folder: Path) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("result") / "out"
+
+
+@pytest.fixture(scope="module")
+def learned(speech: Path, valid: Path, result: Path) -> Trained:
+    return train(settings(speech, valid=valid), result)
+
+
+def test_a_language_of_three_words_is_learned(learned: Trained, speech: Path, valid: Path) -> None:
+    losses = [row["loss"] for row in learned.report["history"]["train"] if "loss" in row]
+    assert losses[0] > 2
+    assert losses[-1] < 0.2
+    assert texts(learned.recognizer, speech) == references(speech)
+    assert learned.report["valid"]["wer"] < 0.2
+
+
+def test_what_is_loaded_hears_what_was_trained(learned: Trained, result: Path, valid: Path) -> None:
+    loaded = secateur.load(result)
+    assert texts(loaded, valid) == texts(learned.recognizer, valid)
+    assert loaded.blank == len(loaded.tokenizer) - 1 == learned.report["vocabulary"]
+    for name, tensor in learned.recognizer.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+
+
+def test_a_result_tells_what_it_is_and_how_to_make_it_again(
+    learned: Trained, result: Path, speech: Path, valid: Path
+) -> None:
+    report = json.loads((result / "report.json").read_text())
+    assert report == learned.report
+    assert report["params"] == sum(p.numel() for p in learned.recognizer.model.parameters())
+    assert (report["utterances"], report["left_out"], report["steps"]) == (16, 0, 70)
+    # After half of the steps and after all; of an untrained model there is nothing to know.
+    assert [row["step"] for row in report["history"]["train"] if "WER" in row] == [35, 70]
+    assert TrainSettings.from_yaml(result / "run.yaml") == settings(str(speech), valid=str(valid))
+    assert list(result.parent.iterdir()) == [result]
+
+
+def test_norms_learn_the_statistics_of_speech_whatever_training_computes_in(speech: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        trained = train(settings(speech, steps=3, precision=precision))
+        norm = trained.recognizer.model.encoder.layers[0].conv.norm
+        assert int(norm.num_batches_tracked) == 3
+        assert norm.running_var.dtype == torch.float32
+        assert not torch.equal(norm.running_var, torch.ones(32))
+        assert {p.dtype for p in trained.recognizer.model.parameters()} == {torch.float32}
+
+
+class Killed(BaseException):
+    """What no code of ours catches, as SIGKILL."""
+
+
+class Deadly(ProgressBar):
+    """Kills the run within that step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__("", quiet=True)
+        self.left = step
+
+    def advance(self, steps: float = 1, *, audio_seconds: float = 0.0, **figures: object) -> None:
+        if "loss" in figures:
+            self.left -= 1
+            if not self.left:
+                raise Killed
+
+
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    speech: Path, valid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", float("inf"))
+    wanted = settings(
+        speech, valid=valid, steps=8, dropout=0.1, augment=True, clean_epochs=0, precision="bfloat16"
+    )
+    whole = train(wanted)
+    out, told = tmp_path / "out", []
+    for step in (2, 4):  # The second of the whole run, and the fourth of what was left of it.
+        with pytest.raises(Killed):
+            train(wanted, out, progress=Deadly(step))
+    with pytest.raises(SecateurError, match=r"unfinished run with other settings \(rate was 0.005, is 0.1\)"):
+        train(replace(wanted, rate=0.1), out)
+    resumed = train(wanted, out, tell=told.append)
+    assert told == [f"going on with the run in {out}.unfinished"]
+    assert resumed.report["history"] == whole.report["history"]
+    for name, tensor in whole.recognizer.model.state_dict().items():
+        assert torch.equal(resumed.recognizer.model.state_dict()[name], tensor), name
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_cannot_be_learned_from_is_left_out_and_counted(speech: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(speech, data)
+    (data / "0.txt").unlink()
+    (data / "1.txt").write_text("...", encoding="utf-8")
+    soundfile.write(data / "long.wav", np.zeros(20 * 16000), 16000)
+    (data / "long.txt").write_text("low", encoding="utf-8")
+    (data / "broken.wav").write_bytes(b"RIFF")
+    (data / "broken.txt").write_text("high", encoding="utf-8")
+    told: list[str] = []
+    skips = SkipLog()
+    report = train(settings(data, steps=1), tell=told.append, skips=skips).report
+    assert told == ["left out 3 utterances: 2 without a transcript, 1 longer than a batch of 12 s"]
+    assert (report["utterances"], report["left_out"], report["skipped"]) == (14, 3, 1)
+
+
+def test_words_are_learned_as_error_rates_compare_them(speech: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(speech, data)
+    for path in data.glob("*.txt"):
+        path.write_text(path.read_text().upper().replace(" ", ", ") + ".", encoding="utf-8")
+    shouted = train(settings(data, steps=1)).recognizer
+    plain = train(settings(speech, steps=1)).recognizer
+    assert shouted.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
+
+
+def test_speech_without_any_transcript_is_refused(speech: Path, tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    shutil.copy(speech / "0.wav", silent)
+    with pytest.raises(
+        SecateurError, match="has nothing to learn from .*1 without a transcript.*give transcribed speech"
+    ):
+        train(settings(silent), tmp_path / "out")
+    with pytest.raises(SecateurError, match="0.wav has no transcript to measure on"):
+        train(settings(speech, valid=silent), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [silent]
+
+
+def test_speech_of_moments_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "click.wav", np.ones(1600), 16000)
+    (tmp_path / "click.txt").write_text("click", encoding="utf-8")
+    with pytest.raises(SecateurError, match="no speech of 0.3 s or more"):
+        train(settings(tmp_path))
+
+
+def test_a_vocabulary_smaller_than_the_alphabet_is_refused(speech: Path) -> None:
+    with pytest.raises(
+        SecateurError, match="a vocabulary of 4 pieces cannot hold the 10 characters of the transcripts"
+    ):
+        train(settings(speech, vocabulary=4))
+
+
+def test_a_folder_that_holds_something_is_not_replaced(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(SecateurError, match="is not empty: give a new or an empty folder"):
+        train(settings(speech), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"size": "huge"}, "there is no size 'huge'; choose one of tiny, small"),
+        ({"width": 100, "heads": 3}, "a width of 100 does not go with 3 heads"),
+        ({"width": 99, "heads": 3}, "a width of 99 does not go with 3 heads"),
+        ({"layers": 0}, "layers is 0; give a finite number above 0"),
+        ({"minutes": float("nan")}, "minutes is nan; give a finite number above 0"),
+        ({"dropout": 1.0}, "dropout is 1.0; give 0 or more, and less than 1"),
+        ({"precision": "int8"}, "there is no precision 'int8'"),
+        ({"seed": -1}, "seed is -1; give 0 or more"),
+    ],
+)
+def test_settings_out_of_range_are_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(SecateurError, match=said):
+        TrainSettings("speech", **values)
+
+
+def test_a_file_of_settings_may_say_little_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({SECTION: {"data": "synthetic", "rate": "1e-3"}}), encoding="utf-8")
+    assert TrainSettings.from_yaml(path) == TrainSettings("synthetic", rate=1e-3)
+    path.write_text(yaml.safe_dump({SECTION: {"data": "synthetic", "keep": "params=50%"}}), encoding="utf-8")
+    with pytest.raises(SecateurError, match="keep is 'params=50%', but there is no such setting"):
+        TrainSettings.from_yaml(path)
+
+
+def test_dimensions_that_are_given_stand_in_for_those_of_the_size() -> None:
+    assert TrainSettings("speech").shape == SIZES["tiny"]
+    assert TrainSettings("speech", layers=6, width=64).shape == replace(SIZES["tiny"], layers=6, width=64)
