@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+import secateur.scratch.train
 from secateur.cli import train as command
 from secateur.scratch.settings import TrainSettings
 
@@ -83,3 +84,21 @@ def test_the_defaults_that_help_shows_are_those_of_the_settings() -> None:
         del options[name]
     named = {command.RENAMED.get(name, name): value for name, value in options.items()}
     assert TrainSettings(**named) == TrainSettings("speech")
+
+
+def test_ctrl_c_leaves_what_was_done_and_the_same_command_goes_on(
+    run: Run, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_ctrl_c(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = train_arguments(speech, tmp_path / "out", valid=speech, steps=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(secateur.scratch.train, "new_folder", press_ctrl_c)
+        stopped = run(*arguments)
+    assert stopped.exit_code == 130
+    assert f"what was done is kept in {tmp_path / 'out'}.unfinished" in stopped.stderr
+    went_on = run(*arguments)
+    assert went_on.exit_code == 0, went_on.stderr
+    assert f"going on with the run in {tmp_path / 'out'}.unfinished" in went_on.stderr
+    assert listing(tmp_path) == ["out"]
