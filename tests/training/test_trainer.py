@@ -305,6 +305,29 @@ def test_validations_are_spread_evenly_and_the_last_is_after_the_last_step(
     assert [row["step"] for row in history if "WER" in row] == expected
 
 
+def test_an_untrained_model_is_validated_only_where_that_tells_something() -> None:
+    seen: dict[bool, list[float]] = {}
+    for first in (True, False):
+        loop = {"validations": 2, "validates_untrained": first}
+        history = trained(LeastSquares(), Length(steps=10), loop=loop, validate=lambda: 0.5).progress.history
+        seen[first] = [row["step"] for row in history if "WER" in row]
+    assert seen == {True: [0, 5, 10], False: [5, 10]}
+
+
+def test_rates_rise_as_long_as_they_are_told_to() -> None:
+    rates: list[float] = []
+    objective = LeastSquares()
+    trainer = Trainer(
+        objective,
+        [{"params": [objective.weight], "lr": 0.2}],
+        Loop(Length(steps=100), warm_up=50),
+        decays=False,
+        report=lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]),
+    )
+    trainer.run(Rows)  # type: ignore[arg-type]
+    assert rates == pytest.approx([0.2 * min(1, step / 50) for step in range(1, 101)])
+
+
 def test_the_best_model_is_gone_back_to_only_where_it_is_asked_for() -> None:
     values = {True: [0.5, 0.2, 0.4, 0.3, 0.9], False: [0.5, 0.2, 0.4, 0.3, 0.9]}
     seen: dict[bool, list[Tensor]] = {True: [], False: []}

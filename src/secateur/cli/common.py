@@ -93,18 +93,25 @@ batch_seconds_option = click.option(
 )
 
 
-def load_model(model: str, device: str, dtype: str | None, threads: int | None) -> Recognizer:
-    """The recogniser that the options of `model_options` ask for."""
+def prepare(threads: int | None) -> None:
+    """Set up the libraries before a model is loaded or made."""
     import torch
     from transformers.utils import logging
 
-    from secateur.recognizer import load
-
-    # transformers reports on its own loading; what matters of it comes back as errors.
+    # transformers reports on its own loading and writing; what matters of it comes back as errors.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def load_model(model: str, device: str, dtype: str | None, threads: int | None) -> Recognizer:
+    """The recogniser that the options of `model_options` ask for."""
+    import torch
+
+    from secateur.recognizer import load
+
+    prepare(threads)
     return load(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
 
 

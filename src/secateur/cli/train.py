@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from secateur.cli.common import finish, say, tell_skips, training_options
+from secateur.cli.common import finish, prepare, say, tell_skips, training_options
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ def train(
 
     A run that was stopped goes on when the same command is given again.
     """
-    import torch
-
     from secateur.progress import ProgressBar
     from secateur.reporting.tensorboard import curves
     from secateur.scratch.train import train
@@ -122,8 +120,7 @@ def train(
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     settings = _settings(context, config, given)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    prepare(threads)
     skips = SkipLog()
     try:
         with (
