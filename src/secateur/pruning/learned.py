@@ -178,6 +178,8 @@ class LearnedMethod:
 
     def _start(self) -> Decision:
         """Scores and the plan that they lead to. Without them, gates begin open."""
+        if "search" in self.settings.phases and "start" not in self.settings.phases:
+            return Decision(self.recognizer, {}, PruningPlan.keep(self.groups, {}))
 
         def make() -> dict[str, Any]:
             decision = decide(
