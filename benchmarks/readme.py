@@ -25,8 +25,8 @@ SETS = {
     "an4": "AN4 (spelled words, numbers, commands)",
 }
 METHOD_NAMES = {
-    "learned": "`learned`",
-    "recovered": "`learned` without the search",
+    "learned": "`learned` with the search",
+    "recovered": "`learned`",
     "oneshot": "`oneshot`",
     "magnitude": "magnitude, nothing refitted",
 }

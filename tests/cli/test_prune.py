@@ -158,7 +158,10 @@ def test_ctrl_c_while_the_result_is_written_leaves_nothing(
 
 
 def learned_arguments(model: Path, speech: Path, out: Path, **others: object) -> list[object]:
-    return prune_arguments(model, speech, out, **{"method": "learned", "steps": 4, **others})
+    phases = "start,search,reconstruct,recover"
+    return prune_arguments(
+        model, speech, out, **{"method": "learned", "phases": phases, "steps": 4, **others}
+    )
 
 
 def test_a_learned_run_goes_through_its_phases(run: Run, model: Path, speech: Path, tmp_path: Path) -> None:

@@ -19,7 +19,19 @@ Refused = Callable[..., str]
 def pruned(run: Run, model: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a learned run leaves."""
     out = tmp_path_factory.mktemp("pruned") / "smaller"
-    options = ("--keep", "params=60%", "--steps", 4, "--score", "magnitude", "--refit-minutes", 0.05)
+    phases = "start,search,reconstruct,recover"
+    options = (
+        "--keep",
+        "params=60%",
+        "--steps",
+        4,
+        "--phases",
+        phases,
+        "--score",
+        "magnitude",
+        "--refit-minutes",
+        0.05,
+    )
     assert run("prune", model, "--data", speech, "--valid", speech, "--out", out, *options).exit_code == 0
     return out
 

@@ -84,6 +84,57 @@ def training_options(command: _Command) -> _Command:
     return command
 
 
+def speech_options(command: _Command) -> _Command:
+    """How much speech a command that prunes looks at."""
+    for name, default, least_is_open, text in (
+        ("--refit-minutes", 60.0, False, "Audio that what is left is refitted on; 0: it is not."),
+        ("--score-minutes", 10.0, True, "Audio that the score looks at."),
+    ):
+        kind = click.FloatRange(0, min_open=least_is_open)
+        command = click.option(name, type=kind, default=default, show_default=True, help=text)(command)
+    return command
+
+
+def structure_options(command: _Command) -> _Command:
+    """What a command that prunes may touch, and in what steps."""
+    options = (
+        click.option("--width", is_flag=True, help="Prune the residual width too."),
+        click.option(
+            "--min-heads",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Heads that every layer keeps.",
+        ),
+        click.option(
+            "--multiple-of",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Hold the numbers of units to multiples of this.",
+        ),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of everything that is drawn."
+)
+augment_option = click.option(
+    "--augment/--no-augment",
+    default=True,
+    show_default=True,
+    help="Change training speech once it has been heard: speed, noise, rooms, splices, masks.",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What training computes in; auto: bfloat16 where the processor has it.",
+)
 batch_seconds_option = click.option(
     "--batch-seconds",
     type=click.FloatRange(0, min_open=True),

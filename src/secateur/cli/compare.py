@@ -6,7 +6,19 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, say, tell_skips
+from secateur.cli.common import (
+    augment_option,
+    batch_seconds_option,
+    finish,
+    load_model,
+    model_options,
+    precision_option,
+    say,
+    seed_option,
+    speech_options,
+    structure_options,
+    tell_skips,
+)
 from secateur.errors import SecateurError
 
 PAGE = "compare.html"
@@ -64,45 +76,11 @@ def _names(_context: click.Context, _option: click.Parameter, names: str) -> tup
     help="Gradient steps of every run, in whatever time, instead of --minutes.",
 )
 @batch_seconds_option
-@click.option(
-    "--augment/--no-augment",
-    default=True,
-    show_default=True,
-    help="Change the speech that is trained on: speed, noise, rooms, splices, masks.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What training computes in; auto: bfloat16 where the processor has it.",
-)
-@click.option(
-    "--score-minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Audio that scores look at.",
-)
-@click.option(
-    "--refit-minutes",
-    type=click.FloatRange(0),
-    default=60.0,
-    show_default=True,
-    help="Audio that what is left is refitted on; 0: it is not.",
-)
-@click.option(
-    "--multiple-of",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Hold the numbers of units to multiples of this.",
-)
-@click.option(
-    "--min-heads", type=click.IntRange(0), default=0, show_default=True, help="Heads that every layer keeps."
-)
-@click.option("--width", is_flag=True, help="Prune the residual width too.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@augment_option
+@precision_option
+@speech_options
+@structure_options
+@seed_option
 @model_options
 def compare(
     model: str,

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, say, tell_skips
+from secateur.cli.common import (
+    augment_option,
+    batch_seconds_option,
+    finish,
+    load_model,
+    model_options,
+    precision_option,
+    say,
+    seed_option,
+    speech_options,
+    structure_options,
+    tell_skips,
+)
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -101,25 +113,14 @@ def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tu
 )
 @click.option(
     "--phases",
-    default="start,search,reconstruct,recover",
+    default="start,reconstruct,recover",
     show_default=True,
     callback=_phases,
-    help="Learned: which phases there are.",
+    help="Learned: which phases there are, of start, search, reconstruct and recover.",
 )
 @batch_seconds_option
-@click.option(
-    "--augment/--no-augment",
-    default=True,
-    show_default=True,
-    help="Learned: change the speech that it trains on: speed, noise, rooms, splices, masks.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Learned: what training computes in; auto: bfloat16 where the processor has it.",
-)
+@augment_option
+@precision_option
 @click.option(
     "--score",
     type=click.Choice(SCORES),
@@ -129,32 +130,9 @@ def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tu
     "whole layers.",
 )
 @click.option("--uniform", is_flag=True, help="Keep the same fraction of every group of units.")
-@click.option(
-    "--score-minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Audio that the score looks at.",
-)
-@click.option(
-    "--refit-minutes",
-    type=click.FloatRange(0),
-    default=60.0,
-    show_default=True,
-    help="Audio that what is left is refitted on; 0: it is not.",
-)
-@click.option(
-    "--multiple-of",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Hold the numbers of units to multiples of this.",
-)
-@click.option(
-    "--min-heads", type=click.IntRange(0), default=0, show_default=True, help="Heads that every layer keeps."
-)
-@click.option("--width", is_flag=True, help="Prune the residual width too.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@speech_options
+@structure_options
+@seed_option
 @click.option(
     "--tensorboard",
     metavar="DIR",

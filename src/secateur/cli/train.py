@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from secateur.cli.common import finish, prepare, say, tell_skips, training_options
+from secateur.cli.common import (
+    augment_option,
+    finish,
+    precision_option,
+    prepare,
+    say,
+    seed_option,
+    tell_skips,
+    training_options,
+)
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
@@ -70,20 +79,9 @@ RENAMED = {"limit": "valid_limit"}
     show_default=True,
     help="Seconds of audio, padding included, that the model is given at once.",
 )
-@click.option(
-    "--augment/--no-augment",
-    default=True,
-    show_default=True,
-    help="Change the speech once it has been heard: speed, noise, rooms, splices, masks.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What training computes in; auto: bfloat16 where the processor has it.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@augment_option
+@precision_option
+@seed_option
 @click.option(
     "--tensorboard",
     metavar="DIR",

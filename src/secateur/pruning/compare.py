@@ -21,7 +21,7 @@ from secateur.evaluation.timing import interleave, threads
 from secateur.files import whole
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
-from secateur.pruning.learned import Learned
+from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import environment, prune
 from secateur.pruning.scores import SCORES
@@ -62,7 +62,7 @@ class CompareSettings:
         test: transcribed speech that what came out is measured on, and nothing else is done with; None: it is not.
         limit: take the first so many utterances of ``valid`` and ``test``; None: all.
         oneshot: how much speech to score and refit on, and the seed; methods choose the score.
-        learned: length of every run, phases of the learned method, and how everything is trained.
+        learned: length of every run, and how everything is trained; each method has the phases that it has.
         audio_seconds: length of the utterance that multiply-accumulates and time are for.
         multiple_of: hold the numbers of units to multiples of this.
         min_heads: heads that every attention module keeps.
@@ -99,7 +99,7 @@ class CompareSettings:
             score, left_out = self.oneshot.score, set()
         elif method == SCRATCH:
             score, left_out = "random", {"search", "reconstruct"}
-        phases = tuple(phase for phase in self.learned.phases if phase not in left_out)
+        phases = tuple(phase for phase in PHASES if phase not in left_out)
         return PruneSettings(
             self.model,
             self.data,

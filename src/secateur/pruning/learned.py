@@ -66,7 +66,8 @@ class Learned:
         minutes: wall-clock time that the phases are planned to fit into; what is read and measured before and after
             comes on top.
         steps: of search and recovery together, which then take the time that they take; None: by ``minutes``.
-        phases: which of `PHASES` there are.
+        phases: which of `PHASES` there are. By default there is no search: it has not been seen yet to find plans that are
+            better, within an hour, than those of the scores (docs/notes/learned.md).
         search_share: part of the steps, or of the time, for search and recovery that goes into the search.
         rate: peak learning rate of the weights.
         gate_rate: learning rate of the gates.
@@ -85,9 +86,9 @@ class Learned:
 
     minutes: float = 45.0
     steps: int | None = None
-    phases: tuple[str, ...] = PHASES
+    phases: tuple[str, ...] = ("start", "reconstruct", "recover")
     search_share: float = 0.4
-    rate: float = 4e-4
+    rate: float = 3e-4
     gate_rate: float = 0.02
     coarse: bool = False
     batch_seconds: float = 30.0
