@@ -124,7 +124,7 @@ def machine() -> Figures:
     """The processor, the cores and threads, and the versions that figures depend on."""
     import torch
 
-    from secateur.pruning.prune import environment
+    from secateur.runs import environment
     from secateur.structure.part_times import device_name
 
     return {"cpu": device_name(torch.device("cpu")), **environment()}

@@ -23,10 +23,11 @@ from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.prune import environment, prune
+from secateur.pruning.prune import prune
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
+from secateur.runs import environment
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog

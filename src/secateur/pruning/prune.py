@@ -18,8 +18,7 @@ from secateur.pruning.learned import LearnedMethod
 from secateur.pruning.oneshot import prune_oneshot
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, Waveform, load
-from secateur.runs import Stopwatch
-from secateur.runs import environment as environment
+from secateur.runs import Stopwatch, environment
 from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.pool import SpeechPool
