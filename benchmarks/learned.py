@@ -12,10 +12,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.oneshot import row_name, test_row
+from benchmarks.oneshot import test_row
 from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
 from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
+from secateur.pruning.compare import run_name
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.structure.plan import PruningPlan
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     here = {"options": options, "benchmark": "benchmarks.learned", "seed": options.seed}
     for budget in options.budgets:
-        name = row_name(budget, options.name)
+        name = run_name(options.name, budget)
         folder = models / name
         result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
         if options.again or not result.exists():

@@ -14,15 +14,11 @@ from pathlib import Path
 
 from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, scores, speech
 from secateur import PruneSettings, evaluate, load, prune
+from secateur.pruning.compare import run_name
 from secateur.pruning.oneshot import OneShot
 
 BUDGETS = ("params=70%", "params=50%", "params=50%,macs=50%", "macs=50%")
 METHODS = ("oneshot", "magnitude")
-
-
-def row_name(budget: str, method: str) -> str:
-    """``params=50%,macs=50%`` -> ``oneshot_params50_macs50``."""
-    return f"{method}_" + budget.replace("=", "").replace("%", "").replace(",", "_")
 
 
 def settings_of(method: str, options: argparse.Namespace) -> OneShot:
@@ -78,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     here = {"options": options, "benchmark": "benchmarks.oneshot", "seed": options.seed}
     for budget in options.budgets:
         for method in options.methods:
-            name = row_name(budget, method)
+            name = run_name(method, budget)
             folder = models / name
             result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
             if options.again or not result.exists():

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import learned, oneshot
-from benchmarks.oneshot import row_name
 from benchmarks.record import RESULTS, ROOT, Figures
+from secateur.pruning.compare import run_name
 
 README = ROOT / "README.md"
 BEGIN = "<!-- figures: written by `python -m benchmarks.readme`, do not edit -->"
@@ -81,7 +81,7 @@ def pruned(results: Results) -> str:
     rows = []
     for budget in dict.fromkeys((*oneshot.BUDGETS, *learned.BUDGETS)):
         for method in METHOD_NAMES:
-            name = row_name(budget, method)
+            name = run_name(method, budget)
             if figures := results.figures(name):
                 tested = results.figures(f"{name}_test")
                 rows.append(

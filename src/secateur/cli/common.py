@@ -47,6 +47,11 @@ def writable_file(_context: click.Context, _option: click.Parameter, name: str |
     return name
 
 
+def names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    """What stands between the commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 device_option = click.option(
     "--device", default="cpu", callback=_usable_device, help="Where the model computes: cpu, cuda, ..."
 )
@@ -70,54 +75,59 @@ json_option = click.option(
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
-def model_options(command: _Command) -> _Command:
-    """What every command that loads a model takes."""
-    for option in (quiet_option, json_option, threads_option, dtype_option, device_option):
-        command = option(command)
-    return command
+def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """One decorator for several options, which help shows in this order."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def training_options(command: _Command) -> _Command:
-    """What a command that makes a model takes."""
-    for option in (quiet_option, json_option, threads_option, device_option):
-        command = option(command)
-    return command
+model_options = _together(device_option, dtype_option, threads_option, json_option, quiet_option)
+"""What every command that loads a model takes."""
 
+training_options = _together(device_option, threads_option, json_option, quiet_option)
+"""What a command that makes a model takes."""
 
-def speech_options(command: _Command) -> _Command:
-    """How much speech a command that prunes looks at."""
-    for name, default, least_is_open, text in (
-        ("--refit-minutes", 60.0, False, "Audio that what is left is refitted on; 0: it is not."),
-        ("--score-minutes", 10.0, True, "Audio that the score looks at."),
-    ):
-        kind = click.FloatRange(0, min_open=least_is_open)
-        command = click.option(name, type=kind, default=default, show_default=True, help=text)(command)
-    return command
+speech_options = _together(
+    click.option(
+        "--score-minutes",
+        type=click.FloatRange(0, min_open=True),
+        default=10.0,
+        show_default=True,
+        help="Audio that the score looks at.",
+    ),
+    click.option(
+        "--refit-minutes",
+        type=click.FloatRange(0),
+        default=60.0,
+        show_default=True,
+        help="Audio that what is left is refitted on; 0: it is not.",
+    ),
+)
+"""How much speech a command that prunes looks at."""
 
-
-def structure_options(command: _Command) -> _Command:
-    """What a command that prunes may touch, and in what steps."""
-    options = (
-        click.option("--width", is_flag=True, help="Prune the residual width too."),
-        click.option(
-            "--min-heads",
-            type=click.IntRange(0),
-            default=0,
-            show_default=True,
-            help="Heads that every layer keeps.",
-        ),
-        click.option(
-            "--multiple-of",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Hold the numbers of units to multiples of this.",
-        ),
-    )
-    for option in options:
-        command = option(command)
-    return command
-
+structure_options = _together(
+    click.option(
+        "--multiple-of",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Hold the numbers of units to multiples of this.",
+    ),
+    click.option(
+        "--min-heads",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Heads that every layer keeps.",
+    ),
+    click.option("--width", is_flag=True, help="Prune the residual width too."),
+)
+"""What a command that prunes may touch, and in what steps."""
 
 seed_option = click.option(
     "--seed", type=int, default=0, show_default=True, help="Of everything that is drawn."

@@ -12,6 +12,7 @@ from secateur.cli.common import (
     finish,
     load_model,
     model_options,
+    names,
     precision_option,
     say,
     seed_option,
@@ -22,10 +23,6 @@ from secateur.cli.common import (
 from secateur.errors import SecateurError
 
 PAGE = "compare.html"
-
-
-def _names(_context: click.Context, _option: click.Parameter, names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 @click.command()
@@ -55,7 +52,7 @@ def _names(_context: click.Context, _option: click.Parameter, names: str) -> tup
     "--methods",
     default="all",
     show_default=True,
-    callback=_names,
+    callback=names,
     metavar="NAMES",
     help="all, or some of: learned; a score of `secateur prune --score`; scratch.",
 )

@@ -15,6 +15,7 @@ from secateur.cli.common import (
     finish,
     load_model,
     model_options,
+    names,
     precision_option,
     say,
     seed_option,
@@ -69,10 +70,6 @@ SCORES = (
 """The names of `secateur.pruning.scores.SCORES`, whose file loads PyTorch."""
 
 
-def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",") if name.strip())
-
-
 @click.command()
 @click.argument("model", required=False)
 @click.option("--data", help="Speech to prune on; transcripts are not needed.")
@@ -115,7 +112,7 @@ def _phases(_context: click.Context, _option: click.Parameter, names: str) -> tu
     "--phases",
     default="start,reconstruct,recover",
     show_default=True,
-    callback=_phases,
+    callback=names,
     help="Learned: which phases there are, of start, search, reconstruct and recover.",
 )
 @batch_seconds_option

@@ -27,7 +27,7 @@ from secateur.pruning.prune import prune
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
-from secateur.runs import environment
+from secateur.runs import environment, plain
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
@@ -117,8 +117,7 @@ class CompareSettings:
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON has them."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
-        return plain
+        return plain(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +326,8 @@ class _Known:
         """Read a record. One that is not there, damaged or of other speech tells nothing: its runs are measured anew."""
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            plain = settings.plain()
-            if any(record["settings"][name] != plain[name] for name in _MEASURED):
+            asked = settings.plain()
+            if any(record["settings"][name] != asked[name] for name in _MEASURED):
                 return cls()
             found = [Row(**{name: row[name] for name in Row.__dataclass_fields__}) for row in record["rows"]]
             return cls(
