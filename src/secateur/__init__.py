@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from secateur.pruning.prune import prune
     from secateur.pruning.settings import PruneSettings
     from secateur.recognizer import Recognizer, load
-    from secateur.scratch.settings import TrainSettings
-    from secateur.scratch.train import train
     from secateur.structure.plan import PruningPlan
+    from secateur.supervised.settings import TrainSettings
+    from secateur.supervised.train import train
 
 # oneDNN compiles a kernel for every layer and every shape of a batch, and by default keeps 1,024 of them, which is too few for
 # a pruned model, whose layers all differ. It reads this when it computes first.
@@ -43,11 +43,11 @@ _HOMES = {
     "PruningPlan": "secateur.structure.plan",
     "Recognizer": "secateur.recognizer",
     "SecateurError": "secateur.errors",
-    "TrainSettings": "secateur.scratch.settings",
+    "TrainSettings": "secateur.supervised.settings",
     "evaluate": "secateur.evaluation.evaluate",
     "load": "secateur.recognizer",
     "prune": "secateur.pruning.prune",
-    "train": "secateur.scratch.train",
+    "train": "secateur.supervised.train",
 }
 
 

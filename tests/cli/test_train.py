@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-import secateur.scratch.train
+import secateur.supervised.train
 from secateur.cli import train as command
-from secateur.scratch.settings import TrainSettings
+from secateur.supervised.settings import TrainSettings
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_what_was_done_and_the_same_command_goes_on(
 
     arguments = train_arguments(speech, tmp_path / "out", valid=speech, steps=5)
     with monkeypatch.context() as patch:
-        patch.setattr(secateur.scratch.train, "new_folder", press_ctrl_c)
+        patch.setattr(secateur.supervised.train, "new_folder", press_ctrl_c)
         stopped = run(*arguments)
     assert stopped.exit_code == 130
     assert f"what was done is kept in {tmp_path / 'out'}.unfinished" in stopped.stderr

@@ -22,7 +22,7 @@ from secateur.cli.common import (
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
-    from secateur.scratch.settings import TrainSettings
+    from secateur.supervised.settings import TrainSettings
 
 RENAMED = {"limit": "valid_limit"}
 """Options whose names in `TrainSettings` are others."""
@@ -108,8 +108,8 @@ def train(
     """
     from secateur.progress import ProgressBar
     from secateur.reporting.tensorboard import curves
-    from secateur.scratch.train import train
     from secateur.speech.skips import SkipLog
+    from secateur.supervised.train import train
     from secateur.training.workspace import Workspace
 
     given = {
@@ -141,7 +141,7 @@ def train(
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> TrainSettings:
     """Those of the file, or the defaults, and above them what was given on the command line."""
-    from secateur.scratch.settings import TrainSettings
+    from secateur.supervised.settings import TrainSettings
 
     if "minutes" in given:
         if "steps" in given:

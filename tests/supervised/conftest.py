@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from secateur.scratch.settings import SIZES, Size
+from secateur.supervised.settings import SIZES, Size
 
 RATE = 16000
 TONES = {"low": 300, "middle": 900, "high": 2500}

@@ -20,9 +20,6 @@ from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
-from secateur.scratch.objective import Transcription
-from secateur.scratch.pieces import find_pieces
-from secateur.scratch.settings import TrainSettings
 from secateur.speech.audio import audio_seconds
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import Corpus, open_corpus
@@ -32,6 +29,9 @@ from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
 from secateur.structure import counting
 from secateur.structure.checkpoint import new_folder
+from secateur.supervised.objective import Transcription
+from secateur.supervised.pieces import find_pieces
+from secateur.supervised.settings import TrainSettings
 from secateur.training.feed import Feed
 from secateur.training.precision import Working, working_type
 from secateur.training.trainer import Length, Loop, Progress, Trainer

@@ -18,10 +18,10 @@ from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
 from secateur.runs import SECTION
-from secateur.scratch.settings import SIZES, TrainSettings
-from secateur.scratch.train import Trained, train
 from secateur.speech.audio import read_audio
 from secateur.speech.skips import SkipLog
+from secateur.supervised.settings import SIZES, TrainSettings
+from secateur.supervised.train import Trained, train
 from secateur.training import trainer
 
 

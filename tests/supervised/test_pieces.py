@@ -8,7 +8,7 @@ import pytest
 
 from secateur.errors import SecateurError
 from secateur.models.vocabulary import tokenizer_from_pieces
-from secateur.scratch.pieces import find_pieces
+from secateur.supervised.pieces import find_pieces
 
 TEXTS = ["the cat sat on the mat", "the rat that sat there", "don't say é", "that hat"] * 5
 
@@ -36,7 +36,7 @@ def test_a_corpus_with_nothing_left_to_join_has_fewer_pieces() -> None:
 
 
 def test_pieces_are_the_same_in_every_process() -> None:
-    code = f"from secateur.scratch.pieces import find_pieces; print(find_pieces({TEXTS!r}, 40))"
+    code = f"from secateur.supervised.pieces import find_pieces; print(find_pieces({TEXTS!r}, 40))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert other.strip() == str(find_pieces(TEXTS, 40))
 

@@ -1,1 +1,0 @@
-"""Training a recogniser from scratch, on transcribed speech."""

@@ -1,0 +1,1 @@
+"""Supervised training: a recogniser learned from nothing but transcribed speech."""
