@@ -10,8 +10,8 @@ from click.testing import Result
 
 from secateur.cli import compare as command
 from secateur.errors import SecateurError
-from secateur.pruning import compare as room
 from secateur.pruning.compare import CompareSettings
+from secateur.pruning.compare import runs as room
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -118,7 +118,7 @@ def test_the_defaults_of_the_command_are_those_of_the_settings(
         asked.append(settings)
         raise SecateurError("enough")
 
-    monkeypatch.setattr(room, "compare", note)
+    monkeypatch.setattr("secateur.pruning.compare.compare", note)
     run(
         "compare",
         model,

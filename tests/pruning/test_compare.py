@@ -16,8 +16,8 @@ import soundfile
 
 import secateur
 from secateur.errors import SecateurError
-from secateur.pruning import compare as room
 from secateur.pruning.compare import METHODS, RECORD, CompareSettings, Comparison, compare, read_budgets
+from secateur.pruning.compare import runs as room
 from secateur.pruning.learned import Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scores import SCORES

@@ -1,0 +1,124 @@
+"""What came of a comparison, row by row, and the file in its folder that keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import SecateurError, reason
+from secateur.files import whole
+from secateur.pruning.compare.settings import CompareSettings, run_name
+from secateur.runs import environment
+
+RECORD = "compare.json"
+"""What the record of a comparison is called, in its folder."""
+
+_MEASURED = ("model", "valid", "test", "limit", "audio_seconds", "rounds")
+"""Settings that figures depend on beyond the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of one method at one budget.
+
+    Attributes:
+        method: one of `METHODS`.
+        budget: that was asked for.
+        error: why there is no result; None where there is one, and then all that follows is given.
+        kept: fractions of parameters and multiply-accumulates that are left.
+        valid: figures on ``valid``, as `Evaluation.to_json` has them but for the worst utterances.
+        test: the same on ``test``, where there is one.
+        difference: the change of the word error rate on ``valid``, and whether it is more than chance.
+        time: of a forward pass, for each second that the unpruned model takes: median and quartiles over rounds in which
+            both took turns, in one thread, on one utterance of noise.
+        steps: of gradient, by phase.
+        seconds: wall-clock time by stage and by phase. Those of stages are of the process that ended the run, and of them
+            ``prune`` is all phases; those of phases are of whichever process, and of them ``refit`` is a part of ``search``.
+    """
+
+    method: str
+    budget: str
+    error: str | None = None
+    kept: Mapping[str, float] = field(default_factory=dict)
+    valid: Mapping[str, Any] | None = None
+    test: Mapping[str, Any] | None = None
+    difference: Mapping[str, Any] | None = None
+    time: Mapping[str, float] | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the folder of the run is called: ``wanda_params50_macs50``."""
+        return run_name(self.method, self.budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came of all methods at all budgets.
+
+    Attributes:
+        settings: as JSON has them.
+        unpruned: figures of the unpruned model: on ``valid`` and, where there is one, on ``test``.
+        rows: by budget, and then by method.
+        environment: versions and the machine.
+    """
+
+    settings: Mapping[str, Any]
+    unpruned: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Row]
+    environment: Mapping[str, str] = field(default_factory=environment)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, ready for `json.dumps`."""
+        return {
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+            "unpruned": dict(self.unpruned),
+            "rows": [{"folder": row.name, **asdict(row)} for row in self.rows],
+        }
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier call found out: figures of the unpruned model, and rows by method and budget."""
+
+    unpruned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], Row] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path, settings: CompareSettings) -> Known:
+        """Read a record. One that is not there, damaged or of other speech tells nothing: its runs are measured anew."""
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            asked = settings.plain()
+            if any(record["settings"][name] != asked[name] for name in _MEASURED):
+                return cls()
+            found = [Row(**{name: row[name] for name in Row.__dataclass_fields__}) for row in record["rows"]]
+            return cls(
+                dict(record["unpruned"]), {(row.method, row.budget): row for row in found if not row.error}
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    def after(self, runs: Iterable[tuple[str, str]]) -> list[Row]:
+        """Rows of runs whose turn is still to come."""
+        return [self.rows[run] for run in runs if run in self.rows]
+
+
+def write(comparison: Comparison, file: Path) -> None:
+    """Write a record; an earlier one is replaced whole or stays.
+
+    Raises:
+        SecateurError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(file) as partial_file:
+            text = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False)
+            partial_file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SecateurError(f"{file} cannot be written: {reason(error)}; choose another folder") from None

@@ -1,0 +1,217 @@
+"""The verb: prune by every method to every budget, one run after the other, and measure what comes out."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateur.errors import SecateurError
+from secateur.evaluation.evaluate import evaluate
+from secateur.evaluation.results import Evaluation
+from secateur.evaluation.timing import interleave, threads
+from secateur.progress import ProgressBar
+from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
+from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
+from secateur.pruning.prune import prune
+from secateur.pruning.settings import PruneSettings
+from secateur.recognizer import Recognizer, load
+from secateur.speech.corpus import open_corpus
+from secateur.speech.pool import SpeechPool
+from secateur.speech.skips import SkipLog
+from secateur.structure.checkpoint import check_free
+from secateur.structure.groups import find_groups
+from secateur.training.workspace import Workspace, differences
+
+
+def compare(
+    settings: CompareSettings,
+    out: str | Path,
+    *,
+    recognizer: Recognizer | None = None,
+    skips: SkipLog | None = None,
+    progress: ProgressBar | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> Comparison:
+    """Prune by every method to every budget, and measure what comes out.
+
+    ``out`` gets a folder for each run, as `prune` writes it, and `RECORD`, which is written anew after each. A run
+    that is there is not done again, one that was stopped goes on where it was, and what an earlier call with the same
+    settings but for methods and budgets left there is part of the comparison. A method that cannot meet a budget gets
+    a row that says why.
+
+    >>> compare(CompareSettings("model.nemo", "speech/", "valid/", ("50%",), ("wanda", "learned")), "arena").rows
+
+    Args:
+        settings: of the comparison.
+        out: a folder.
+        recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
+        skips: collects what cannot be read of the speech that is pruned on, and gives up past its limit.
+        progress: told about the work as it goes.
+        tell: told which run has begun, in a sentence.
+
+    Raises:
+        SecateurError: what all runs need is not there or not sound, or ``out`` holds runs with other settings.
+    """
+    out = Path(out)
+    progress = progress or ProgressBar("comparing", quiet=True)
+    known = Known.read(out / RECORD, settings)
+    runs = _runs(settings, known.rows, out)
+    for method, budget in runs:
+        _refuse_others(out / run_name(method, budget), settings.run(method, budget))
+    for speech in (settings.data, settings.valid, settings.test):
+        if speech is not None:
+            open_corpus(speech)
+    same = _Same(settings, recognizer, SkipLog() if skips is None else skips, progress)
+    unpruned, rows = known.unpruned, []
+    if not unpruned:
+        # First, so that speech which cannot be scored is refused before the work.
+        unpruned = {"valid": _figures(same.before)}
+        if settings.test is not None:
+            progress.begin("unpruned on test")
+            unpruned["test"] = _figures(
+                evaluate(same.recognizer, settings.test, limit=settings.limit, progress=progress)
+            )
+    for number, (method, budget) in enumerate(runs, start=1):
+        folder = out / run_name(method, budget)
+        row = known.rows.get((method, budget))
+        if row is None or not folder.is_dir():
+            if tell is not None:
+                tell(f"{number} of {len(runs)}: {method}, {budget}")
+            row = _row(method, budget, folder, settings, same, tell)
+        rows.append(row)
+        write(Comparison(settings.plain(), unpruned, [*rows, *known.after(runs[number:])]), out / RECORD)
+    return Comparison(settings.plain(), unpruned, rows)
+
+
+class _Same:
+    """What is the same for all runs, made when it is first needed."""
+
+    def __init__(
+        self,
+        settings: CompareSettings,
+        recognizer: Recognizer | None,
+        skips: SkipLog,
+        progress: ProgressBar,
+    ) -> None:
+        self.settings, self.given, self.skips, self.progress = settings, recognizer, skips, progress
+
+    @cached_property
+    def recognizer(self) -> Recognizer:
+        recognizer = self.given or load(self.settings.model)
+        # So that a model which cannot be pruned is refused before the work.
+        find_groups(recognizer.model)
+        return recognizer
+
+    @cached_property
+    def pool(self) -> SpeechPool:
+        self.progress.begin("reading speech")
+        return SpeechPool.read(open_corpus(self.settings.data), self.recognizer.sample_rate, skips=self.skips)
+
+    @cached_property
+    def before(self) -> Evaluation:
+        self.progress.begin("unpruned on valid")
+        return evaluate(
+            self.recognizer, self.settings.valid, limit=self.settings.limit, progress=self.progress
+        )
+
+
+def _runs(
+    settings: CompareSettings, known: Mapping[tuple[str, str], Row], out: Path
+) -> list[tuple[str, str]]:
+    """Methods and budgets, those that are there already included."""
+    asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
+    there = [run for run in known if run[0] in METHODS and (out / run_name(*run)).is_dir()]
+    budgets = list(dict.fromkeys(budget for _, budget in [*asked, *there]))
+    return sorted({*asked, *there}, key=lambda run: (budgets.index(run[1]), METHODS.index(run[0])))
+
+
+def _refuse_others(folder: Path, settings: PruneSettings) -> None:
+    """Refuse a folder that holds anything but this run, finished or not."""
+    if Workspace.place(folder).exists():
+        # Refuses by itself.
+        Workspace.of(folder, settings.plain())
+    run = folder / "run.yaml"
+    if not run.is_file():
+        check_free(folder)
+        return
+    others = list(differences(PruneSettings.from_yaml(run).plain(), settings.plain()))
+    if others:
+        raise SecateurError(
+            f"{folder} holds a run with other settings ({'; '.join(others)}): give the same ones, or another folder"
+        )
+
+
+def _row(
+    method: str,
+    budget: str,
+    folder: Path,
+    settings: CompareSettings,
+    same: _Same,
+    tell: Callable[[str], object] | None,
+) -> Row:
+    """Prune, where that is not done yet, and measure."""
+    if not (folder / "run.yaml").is_file():
+        # What fails here fails for all, so it is no row's error.
+        dense, pool, before = same.recognizer, same.pool, same.before
+        try:
+            prune(
+                settings.run(method, budget),
+                folder,
+                recognizer=dense,
+                pool=pool,
+                before=before,
+                skips=same.skips,
+                progress=same.progress,
+                tell=tell,
+            )
+        except SecateurError as error:
+            return Row(method, budget, error=str(error))
+        # Teacher, student and moments of a run refer to each other.
+        gc.collect()
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    dense = same.recognizer
+    pruned = load(folder, device=str(dense.model.device), dtype=dense.model.dtype)
+    test = None
+    if settings.test is not None:
+        same.progress.begin(f"{method} on test")
+        heard = evaluate(pruned, settings.test, limit=settings.limit, progress=same.progress)
+        heard.write_jsonl(folder / "test.jsonl")
+        test = _figures(heard)
+    same.progress.begin("timing")
+    return Row(
+        method,
+        budget,
+        kept={name: report["kept"][name] for name in ("params", "macs_per_second")},
+        valid={name: value for name, value in report["after"].items() if name != "worst"},
+        test=test,
+        difference=report["comparison"],
+        time=_time(dense, pruned, settings),
+        steps={phase: int(rows[-1]["step"]) for phase, rows in report["history"].items() if rows},
+        seconds=report["wall_seconds"] | report["phase_seconds"],
+    )
+
+
+def _time(dense: Recognizer, pruned: Recognizer, settings: CompareSettings) -> dict[str, float]:
+    """How long the pruned model takes for each second of the unpruned one."""
+    samples = round(settings.audio_seconds * dense.sample_rate)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=samples).astype(np.float32)
+    inputs = dense.prepare([noise])
+    with threads(1), torch.inference_mode():
+        timings = interleave(
+            {"dense": partial(dense.model, **inputs), "pruned": partial(pruned.model, **inputs)},
+            rounds=settings.rounds,
+            device=dense.model.device,
+        )
+    return asdict(timings.ratio("pruned", "dense"))
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: value for name, value in evaluation.to_json().items() if name != "worst"}

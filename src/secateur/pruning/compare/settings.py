@@ -1,0 +1,135 @@
+"""What decides a comparison: methods, budgets, and the settings that each run has of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import SecateurError
+from secateur.pruning.budget import Budget
+from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scores import SCORES
+from secateur.pruning.settings import PruneSettings
+from secateur.runs import plain
+
+LEARNED, SCRATCH = "learned", "scratch"
+
+METHODS = (LEARNED, *SCORES, SCRATCH)
+"""What can be compared: the learned method with all its phases; each score, whose plan is refitted and recovered; and the
+same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained anew."""
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """Everything that decides a comparison.
+
+    Attributes:
+        model: what is pruned.
+        data: speech that it is pruned on; transcripts are not needed.
+        valid: transcribed speech that runs choose among their checkpoints by, and are measured on.
+        budgets: as `read_budgets` reads them.
+        methods: which of `METHODS`, or `ALL`.
+        test: transcribed speech that what came out is measured on, and nothing else is done with; None: it is not.
+        limit: take the first so many utterances of ``valid`` and ``test``; None: all.
+        oneshot: how much speech to score and refit on, and the seed; methods choose the score.
+        learned: length of every run, and how everything is trained; each method has the phases that it has.
+        audio_seconds: length of the utterance that multiply-accumulates and time are for.
+        multiple_of: hold the numbers of units to multiples of this.
+        min_heads: heads that every attention module keeps.
+        width: offer the residual width too.
+        rounds: forward passes of the unpruned and the pruned model, in turns, that are timed.
+
+    Raises:
+        SecateurError: a method or a budget makes no sense, or there is none.
+    """
+
+    model: str | Path
+    data: str | Path
+    valid: str | Path
+    budgets: tuple[str, ...]
+    methods: tuple[str, ...] = (ALL,)
+    test: str | Path | None = None
+    limit: int | None = None
+    oneshot: OneShot = field(default_factory=OneShot)
+    learned: Learned = field(default_factory=Learned)
+    audio_seconds: float = 10.0
+    multiple_of: int = 1
+    min_heads: int = 0
+    width: bool = False
+    rounds: int = 20
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budgets", read_budgets(self.budgets))
+        object.__setattr__(self, "methods", _read_methods(self.methods))
+
+    def run(self, method: str, budget: str) -> PruneSettings:
+        """The settings of one run."""
+        score, left_out = method, {"search"}
+        if method == LEARNED:
+            score, left_out = self.oneshot.score, set()
+        elif method == SCRATCH:
+            score, left_out = "random", {"search", "reconstruct"}
+        phases = tuple(phase for phase in PHASES if phase not in left_out)
+        return PruneSettings(
+            self.model,
+            self.data,
+            budget,
+            valid=self.valid,
+            valid_limit=self.limit,
+            oneshot=replace(self.oneshot, score=score),
+            learned=replace(self.learned, phases=phases),
+            audio_seconds=self.audio_seconds,
+            multiple_of=self.multiple_of,
+            min_heads=self.min_heads,
+            width=self.width,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON has them."""
+        return plain(self)
+
+
+def read_budgets(texts: Iterable[str]) -> tuple[str, ...]:
+    """Budgets as `Budget` writes them, each once.
+
+    ``"70%,50%"`` are two, of which each holds parameters and multiply-accumulates to the same fraction;
+    ``"params=50%,latency=60%"`` is one.
+
+    Raises:
+        SecateurError: there is none, or one does not read like that.
+    """
+    found = []
+    for text in texts:
+        for part in [text] if "=" in text else text.split(","):
+            fraction = part.strip()
+            if "=" not in part and not re.fullmatch(r"[\d.]+%|0?\.\d+|1(\.0*)?", fraction):
+                raise SecateurError(
+                    f"{fraction!r} is no fraction to keep; give 50%, or limits such as params=50%,latency=60%"
+                )
+            whole_budget = part if "=" in part else f"params={fraction},macs={fraction}"
+            found.append(str(Budget.parse(whole_budget)))
+    if not found:
+        raise SecateurError("there is no budget to compare at; give one such as 50%")
+    return tuple(dict.fromkeys(found))
+
+
+def run_name(method: str, budget: str) -> str:
+    """``wanda``, ``params=50%,macs=50%`` -> ``wanda_params50_macs50``."""
+    return f"{method}_" + budget.replace("=", "").replace("%", "").replace(",", "_")
+
+
+def _read_methods(names: Iterable[str]) -> tuple[str, ...]:
+    """Methods in the order of `METHODS`, each once."""
+    names = tuple(names)
+    for name in names:
+        if name not in (ALL, *METHODS):
+            raise SecateurError(f"there is no method {name!r}; choose {ALL}, or among {', '.join(METHODS)}")
+    if not names:
+        raise SecateurError(f"there is no method to compare; choose {ALL}, or among {', '.join(METHODS)}")
+    return tuple(name for name in METHODS if ALL in names or name in names)
