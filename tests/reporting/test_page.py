@@ -209,7 +209,7 @@ def damaged(**changes: Any) -> Callable[[MakeReport], str]:
     ("content", "said"),
     [
         (lambda _: None, "holds no report.json: give a folder that `secateur prune` has written"),
-        (lambda _: "{", "report.json is not as `secateur prune` writes it"),
+        (lambda _: "{", "report.json is not as Secateur writes it"),
         (lambda _: "[1]", "report.json is not as"),
         (damaged(units=None), "it lacks 'units'"),
         (damaged(units={"a": 3}), "report.json is not as"),

@@ -11,7 +11,7 @@ def heard(reference: str, hypothesis: str) -> str:
     """A hypothesis with [wrong] words, (missing) words and .. for what is left out."""
     row = {"id": "a", "seconds": 1, "reference": reference, "hypotheses": ["", hypothesis], "errors": [1, 1]}
     shown = {"right": "{}", "wrong": "[{}]", "missing": "({})", "left out": ".."}
-    return " ".join(shown[word.kind].format(word.text) for word in quotes([row], {})[0].after)
+    return " ".join(shown[word.kind].format(word.text) for word in quotes([row], {})[0].heard[1])
 
 
 def test_words_that_are_wrong_added_or_missed_are_told_apart() -> None:

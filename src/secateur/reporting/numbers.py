@@ -16,6 +16,11 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
+def rounded_percent(fraction: float) -> str:
+    """A fraction in three figures at most: `50 %`, `49.9 %`."""
+    return f"{100 * fraction:.3g} %"
+
+
 def signed_points(fraction: float) -> str:
     """A difference of two fractions in percentage points, with a sign that is a minus: `−0.52`."""
     return f"{100 * fraction:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from math import isfinite
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from secateur import __version__
 from secateur.errors import SecateurError, reason
 from secateur.files import whole
 from secateur.reporting import chart, numbers
 from secateur.reporting.architecture import picture
 from secateur.reporting.chart import Chart, Dot
+from secateur.reporting.history import phases
 from secateur.reporting.quotes import Quote, quotes, recordings
-from secateur.reporting.result import COSTS, REPORT, Result, sound
+from secateur.reporting.rendering import render
+from secateur.reporting.result import REPORT, Result, Training, read, sound
+from secateur.reporting.training import training_page
 
 PAGE = "report.html"
 """What the page of a run is called, in the run's folder."""
 
 SIGNIFICANT = 0.05
 
-NARROW = "\N{NARROW NO-BREAK SPACE}"
-"""Between a number and its unit, which stay together."""
-
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-TITLES = {
-    "WER": "Validation WER",
-    "output": "Loss: output distributions",
-    "hidden": "Loss: residual streams",
-    "task": "Loss: CTC",
-    "params": "Expected parameters",
-    "macs": "Expected MACs",
-    "latency": "Expected latency",
-}
-"""What the figures of a learned run's history are called; others go by their own names."""
 
 
 def run_page(folder: str | Path) -> str:
@@ -47,22 +32,26 @@ def run_page(folder: str | Path) -> str:
     Raises:
         SecateurError: the folder holds no result, or a damaged one.
     """
-    result = Result.read(folder)
-    with sound(result.folder / REPORT):
-        limits = result.limits()
-        return _render(
-            "run.html",
-            result=result,
-            report=result.report,
-            limits=limits,
-            picture=picture(result.report["units"]),
-            test=_test(result),
-            errors=_errors(result),
-            phases=_phases(result, limits),
-            looks=_looks(result),
-            quotes=_quotes(result),
-            command=f"secateur prune --config {shlex.quote(str(result.folder / 'run.yaml'))} --out again",
-        )
+    run = read(folder)
+    with sound(run.folder / REPORT):
+        return training_page(run) if isinstance(run, Training) else _pruning_page(run)
+
+
+def _pruning_page(result: Result) -> str:
+    limits = result.limits()
+    return render(
+        "run.html",
+        result=result,
+        report=result.report,
+        limits=limits,
+        picture=picture(result.report["units"]),
+        test=_test(result),
+        errors=_errors(result),
+        phases=phases(result.report.get("history") or {}, limits),
+        looks=_looks(result),
+        quotes=_quotes(result),
+        command=f"secateur prune --config {shlex.quote(str(result.folder / 'run.yaml'))} --out again",
+    )
 
 
 def comparison_page(folders: Sequence[str | Path]) -> str:
@@ -73,19 +62,21 @@ def comparison_page(folders: Sequence[str | Path]) -> str:
     """
     if len(folders) > len(LETTERS):
         raise SecateurError(f"{len(folders)} results are too many for one page: give at most {len(LETTERS)}")
-    results = [Result.read(folder) for folder in folders]
+    runs = [read(folder) for folder in folders]
     pictures = []
-    for result in results:
-        with sound(result.folder / REPORT):
-            pictures.append(picture(result.report["units"]))
-            result.limits()
-    runs = list(zip(LETTERS, results, pictures, strict=False))
-    return _render(
+    for run in runs:
+        with sound(run.folder / REPORT):
+            # What was trained is whole.
+            pictures.append(None if isinstance(run, Training) else picture(run.report["units"]))
+            if isinstance(run, Result):
+                run.limits()
+    return render(
         "comparison.html",
-        runs=runs,
-        unpruned=_unpruned(results),
-        speech=_same(results, ("words", "utterances", "normalise")),
-        charts=_trade_offs(results),
+        runs=list(zip(LETTERS, runs, pictures, strict=False)),
+        unpruned=_unpruned(runs),
+        trained=[letter for letter, run in zip(LETTERS, runs, strict=False) if isinstance(run, Training)],
+        speech=_same([_measured(run) for run in runs if run.heard], ("words", "utterances", "normalise")),
+        charts=_trade_offs(runs),
     )
 
 
@@ -101,31 +92,6 @@ def write_page(page: str, out: str | Path) -> None:
     except OSError as error:
         raise SecateurError(
             f"{out} cannot be written: {reason(error)}; name another file with --out"
-        ) from None
-
-
-def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("secateur.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "short": lambda number: numbers.short(number).replace(" ", NARROW),
-        "percent": lambda *given: numbers.percent(*given).replace(" ", NARROW),
-        "brief": lambda fraction: _percent(fraction).replace(" ", NARROW),
-        "points": numbers.signed_points,
-        "chance": numbers.chance,
-        "duration": lambda seconds: numbers.duration(seconds).replace(" ", "\N{NO-BREAK SPACE}"),
-    }
-    environment.globals |= {"version": __version__, "field": chart}
-    try:
-        return environment.get_template(template).render(values)
-    except jinja2.UndefinedError as error:
-        raise SecateurError(
-            f"a {REPORT} is not as `secateur prune` writes it ({reason(error)}): run that again"
         ) from None
 
 
@@ -164,32 +130,6 @@ def _errors(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def _phases(result: Result, limits: dict[str, float]) -> list[tuple[str, list[Chart]]]:
-    """Charts of the history of a learned run, phase by phase."""
-    phases = []
-    for phase, rows in (result.report.get("history") or {}).items():
-        names = dict.fromkeys(name for row in rows for name in row if name != "step")
-        charts = []
-        for name in sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else 99):
-            points = [(float(row["step"]), float(row[name])) for row in rows if name in row]
-            # A loss that is no number has no place on a chart.
-            points = [point for point in points if isfinite(point[1])]
-            if not points:
-                continue
-            fraction = name in COSTS or name == "WER"
-            charts.append(
-                chart.curve(
-                    TITLES.get(name, name),
-                    points,
-                    _percent if fraction else _plain,
-                    zero=not fraction,
-                    limit=limits.get(COSTS[name]) if name in COSTS else None,
-                )
-            )
-        phases.append((phase, charts))
-    return phases
-
-
 def _looks(result: Result) -> int | None:
     """On how many utterances at most the model was measured in between, where that is known."""
     learned = result.settings.get("learned")
@@ -205,46 +145,41 @@ def _quotes(result: Result) -> list[Quote]:
     return quotes(rows, {} if valid is None else recordings(str(valid), rows))
 
 
-def _trade_offs(results: Sequence[Result]) -> list[Chart]:
+def _trade_offs(runs: Sequence[Result | Training]) -> list[Chart]:
     """Word error rate against each cost that is known of all."""
-    heard = [(letter, result) for letter, result in zip(LETTERS, results, strict=False) if result.heard]
+    heard = [(letter, run) for letter, run in zip(LETTERS, runs, strict=False) if run.heard]
     if not heard:
         return []
     charts = []
     for name, cost in (("params", "parameters"), ("macs_per_second", "MACs per second of audio")):
-        dots = [_dot(letter, result.report["after"], name, result.name) for letter, result in heard]
-        unpruned = _unpruned([result for _, result in heard])
+        dots = [_dot(letter, run.figures, name, run.name) for letter, run in heard]
+        unpruned = _unpruned([run for _, run in heard])
         if unpruned is not None:
             dots.insert(0, _dot("", unpruned, name, "unpruned", kind="unpruned"))
-        charts.append(chart.trade_off(f"WER against {cost}", cost, dots, (_short, _percent)))
+        charts.append(chart.trade_off(f"WER against {cost}", cost, dots, (_short, numbers.rounded_percent)))
     return charts
 
 
-def _dot(letter: str, side: dict[str, Any], name: str, called: str, kind: str = "") -> Dot:
+def _dot(letter: str, side: Mapping[str, Any], name: str, called: str, kind: str = "") -> Dot:
     low, high = (float(end) for end in side["wer_interval"])
     text = f"{called}: WER {numbers.percent(side['wer'], 2)}, {numbers.short(side[name])}"
     return Dot(float(side[name]), float(side["wer"]), text, letter, (low, high), kind)
 
 
-def _unpruned(results: Sequence[Result]) -> dict[str, Any] | None:
-    """The figures that all had before, if these were the same."""
-    if not _same(results, ("params", "macs_per_second", "wer", "words")):
-        return None
-    found: dict[str, Any] = results[0].report["before"]
-    return found
+def _unpruned(runs: Sequence[Result | Training]) -> Mapping[str, Any] | None:
+    """The figures that all pruned ones had before, if these were the same."""
+    before = [run.report["before"] for run in runs if isinstance(run, Result)]
+    return before[0] if before and _same(before, ("params", "macs_per_second", "wer", "words")) else None
 
 
-def _same(results: Sequence[Result], names: Sequence[str]) -> bool:
-    """Whether all runs agree on these figures from before."""
-    return len({tuple(str(result.report["before"].get(name)) for name in names) for result in results}) == 1
+def _measured(run: Result | Training) -> Mapping[str, Any]:
+    """Figures that say on what word error rates were measured."""
+    return run.figures if isinstance(run, Training) else run.report["before"]
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g} %"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}"
+def _same(sides: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any] | None:
+    """The first of the figures, if all agree on those of these names."""
+    return sides[0] if len({tuple(str(side.get(name)) for name in names) for side in sides}) == 1 else None
 
 
 def _short(value: float) -> str:

@@ -33,7 +33,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """An utterance: what was said, what was heard before and after, with the numbers of wrong words.
+    """An utterance: what was said, and what each model heard, with the numbers of wrong words.
 
     ``audio`` is a data address, or nothing.
     """
@@ -41,48 +41,39 @@ class Quote:
     id: str
     seconds: float
     reference: str
-    before: tuple[Word, ...]
-    after: tuple[Word, ...]
-    errors: tuple[int, int]
+    heard: tuple[tuple[Word, ...], ...]
+    errors: tuple[int, ...]
     audio: str = ""
 
 
 def quotes(rows: Sequence[Mapping[str, Any]], recordings: Mapping[str, str]) -> list[Quote]:
-    """The ``changed`` of a report; ``recordings``: data addresses by utterance."""
+    """Rows of a report, each with the ``hypotheses`` of one model or more; ``recordings``: data addresses by utterance."""
+    return [
+        Quote(
+            str(row["id"]),
+            float(row["seconds"]),
+            str(row["reference"]),
+            tuple(tuple(_abridged(marked(str(row["reference"]), str(text)))) for text in row["hypotheses"]),
+            tuple(int(count) for count in row["errors"]),
+            recordings.get(str(row["id"]), ""),
+        )
+        for row in rows
+    ]
+
+
+def marked(said: str, heard: str) -> list[Word]:
+    """What was heard, word by word, and what of the transcript is missing."""
     from secateur.evaluation.error_rate import align_words
 
-    found = []
-    for row in rows:
-        reference, hypotheses = str(row["reference"]), [str(text) for text in row["hypotheses"]]
-        before, after = (
-            _marked(reference.split(), text.split(), align_words([reference], [text])[0])
-            for text in hypotheses
-        )
-        old, new = (int(count) for count in row["errors"])
-        name = str(row["id"])
-        found.append(
-            Quote(
-                name,
-                float(row["seconds"]),
-                reference,
-                before,
-                after,
-                (old, new),
-                recordings.get(name, ""),
-            )
-        )
-    return found
-
-
-def _marked(said: Sequence[str], heard: Sequence[str], alignment: Sequence[Any]) -> tuple[Word, ...]:
+    wanted, got = said.split(), heard.split()
     words: list[Word] = []
-    for chunk in alignment:
+    for chunk in align_words([said], [heard])[0]:
         if chunk.type == "delete":
-            words += [Word(text, "missing") for text in said[chunk.ref_start_idx : chunk.ref_end_idx]]
+            words += [Word(text, "missing") for text in wanted[chunk.ref_start_idx : chunk.ref_end_idx]]
         else:
-            texts = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            texts = got[chunk.hyp_start_idx : chunk.hyp_end_idx]
             words += [Word(text, "right" if chunk.type == "equal" else "wrong") for text in texts]
-    return tuple(_abridged(words))
+    return words
 
 
 def _abridged(words: Sequence[Word]) -> Iterator[Word]:

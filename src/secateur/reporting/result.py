@@ -25,8 +25,8 @@ HEARD = ("wer", "cer", "rtf", "rtf_model", "audio_seconds", "utterances")
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of a run of `secateur prune`.
+class Run:
+    """What a folder says of the run that made it.
 
     Attributes:
         folder: where it lies.
@@ -40,34 +40,15 @@ class Result:
     settings: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
 
-    @classmethod
-    def read(cls, folder: str | Path) -> Result:
-        """Read a folder.
-
-        Raises:
-            SecateurError: there is no result, or it is damaged.
-        """
-        folder = Path(folder)
-        if not (folder / REPORT).is_file():
-            raise SecateurError(
-                f"{folder} holds no {REPORT}: give a folder that `secateur prune` has written"
-            )
-        run = ""
-        with sound(folder / REPORT):
-            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-            _check(report)
-        with sound(folder / RUN):
-            if (folder / RUN).is_file():
-                run = (folder / RUN).read_text(encoding="utf-8")
-            settings = (yaml.safe_load(run) or {}).get("secateur", {})
-            if not isinstance(settings, dict):
-                raise ValueError("secateur is not a section of settings")
-        return cls(folder, report, settings, run)
-
     @property
     def name(self) -> str:
         """What the folder is called."""
         return self.folder.absolute().name
+
+
+@dataclass(frozen=True)
+class Result(Run):
+    """What came of a run of `secateur prune`."""
 
     @property
     def model(self) -> str:
@@ -78,6 +59,12 @@ class Result:
     def heard(self) -> bool:
         """Whether word error rates were measured."""
         return "wer" in self.report["before"] and "wer" in self.report["after"]
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """Size of the model that came out, and what was measured of it."""
+        after: Mapping[str, Any] = self.report["after"]
+        return after
 
     def kept(self, name: str) -> float:
         """The fraction of a figure that is left."""
@@ -91,16 +78,61 @@ class Result:
         return {COSTS[name]: limit / dense[name] for name, limit in limits.items()}
 
 
-def _check(report: Any) -> None:
+@dataclass(frozen=True)
+class Training(Run):
+    """What came of a run of `secateur train`."""
+
+    @property
+    def heard(self) -> bool:
+        """Whether a word error rate was measured."""
+        return "wer" in self.figures
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """Size of the model that came out, and what was measured of it."""
+        size = {name: self.report[name] for name in ("params", "macs_per_second")}
+        return size | self.report.get("valid", {})
+
+
+def read(folder: str | Path) -> Result | Training:
+    """Read the folder of a run.
+
+    Raises:
+        SecateurError: there is no result, or it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / REPORT).is_file():
+        raise SecateurError(
+            f"{folder} holds no {REPORT}: give a folder that `secateur prune` has written, or `secateur train`"
+        )
+    run = ""
+    with sound(folder / RUN):
+        if (folder / RUN).is_file():
+            run = (folder / RUN).read_text(encoding="utf-8")
+        settings = (yaml.safe_load(run) or {}).get("secateur", {})
+        if not isinstance(settings, dict):
+            raise ValueError("secateur is not a section of settings")
+    with sound(folder / REPORT):
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        # Only a model that is made, not cut, has a shape that its settings say.
+        if isinstance(report, dict) and "shape" in report:
+            training = Training(folder, report, settings, run)
+            _check(training.figures)
+            return training
+        _check(report["before"])
+        _check(report["after"])
+        return Result(folder, report, settings, run)
+
+
+def _check(side: Any) -> None:
     """Raise one of the errors that `sound` explains where what every page shows is missing or no number."""
-    for side in (report["before"], report["after"]):
-        figures = [side["params"], side["macs_per_second"]]
-        if "wer" in side:
-            figures += [*(side[name] for name in HEARD), *side["wer_interval"]]
-        if not all(math.isfinite(figure) and figure >= 0 for figure in figures) or min(figures[:2]) <= 0:
-            raise ValueError("its figures are not all numbers above nothing")
-        if "wer" in side and len(side["wer_interval"]) != 2:
-            raise ValueError("an interval has two ends")
+    figures = [side["params"], side["macs_per_second"]]
+    if "wer" in side:
+        figures += [*(side[name] for name in HEARD), *side["wer_interval"]]
+    if not all(math.isfinite(figure) and figure >= 0 for figure in figures) or min(figures[:2]) <= 0:
+        raise ValueError("its figures are not all numbers above nothing")
+    if "wer" in side and len(side["wer_interval"]) != 2:
+        raise ValueError("an interval has two ends")
 
 
 @contextmanager
@@ -117,5 +149,5 @@ def sound(file: Path) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
         raise SecateurError(
-            f"{file} is not as `secateur prune` writes it ({what}): run that again, or give another folder"
+            f"{file} is not as Secateur writes it ({what}): run again what wrote it, or give another folder"
         ) from None

@@ -1,0 +1,57 @@
+"""Charts of what a run learned: the figures of its history, phase by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from secateur.reporting.chart import Chart, curve
+from secateur.reporting.numbers import rounded_percent
+from secateur.reporting.result import COSTS
+
+TITLES = {
+    "WER": "Validation WER",
+    "loss": "Loss: CTC for a token",
+    "output": "Loss: output distributions",
+    "hidden": "Loss: residual streams",
+    "task": "Loss: CTC",
+    "params": "Expected parameters",
+    "macs": "Expected MACs",
+    "latency": "Expected latency",
+}
+"""What the figures of a history are called; others go by their own names."""
+
+
+def phases(
+    history: Mapping[str, Sequence[Mapping[str, Any]]], limits: Mapping[str, float]
+) -> list[tuple[str, list[Chart]]]:
+    """Charts of a report's ``history``.
+
+    Args:
+        history: by phase, figures of some steps, each with its ``step``.
+        limits: what the budget allows, by the report's names of costs.
+    """
+    return [(phase, _charts(rows, limits)) for phase, rows in history.items()]
+
+
+def _charts(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> list[Chart]:
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    charts = []
+    for name in sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else 99):
+        points = [(float(row["step"]), float(row[name])) for row in rows if name in row]
+        # A loss that is no number has no place on a chart.
+        points = [point for point in points if isfinite(point[1])]
+        if not points:
+            continue
+        fraction = name in COSTS or name == "WER"
+        charts.append(
+            curve(
+                TITLES.get(name, name),
+                points,
+                rounded_percent if fraction else "{:.3g}".format,
+                zero=not fraction,
+                limit=limits.get(COSTS[name]) if name in COSTS else None,
+            )
+        )
+    return charts
