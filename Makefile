@@ -13,10 +13,11 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format typecheck slow try benchmark readme clean
+.PHONY: help setup demo test lint format typecheck slow try benchmark readme clean
 
 help:
 	@echo "make setup      the virtual environment in $(VENV)"
+	@echo "make demo       halve a small model that comes with Secateur, into out/demo"
 	@echo "make try MODEL=model.nemo SPEECH=speech/ [VALID=transcribed/] [KEEP=$(KEEP)] [METHOD=$(METHOD)]"
 	@echo "                prune MODEL on SPEECH into out/try, measured on VALID"
 	@echo "make test       lint, format check, types, tests (WORKERS=$(WORKERS))"
@@ -50,6 +51,9 @@ typecheck: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(PYTEST) -m slow
+
+demo: $(INSTALLED)
+	$(BIN)/secateur demo --out out/demo
 
 try: $(INSTALLED)
 	@test -n "$(MODEL)" -a -n "$(SPEECH)" || { echo "say which: make try MODEL=model.nemo SPEECH=speech/" >&2; exit 2; }

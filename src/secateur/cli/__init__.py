@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from secateur import __version__
-from secateur.cli import compare, evaluate, inspect, prune, report, train, transcribe
+from secateur.cli import compare, demo, evaluate, inspect, prune, report, train, transcribe
 from secateur.cli.common import say
 from secateur.errors import SecateurError
 
@@ -46,6 +46,7 @@ def main() -> None:
 
 
 for command in (
+    demo.demo,
     inspect.inspect,
     evaluate.evaluate,
     transcribe.transcribe,

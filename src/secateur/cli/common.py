@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,8 @@ def say(text: str) -> None:
     click.echo(f"secateur: {text}", err=True)
 
 
-def _usable_device(_context: click.Context, _option: click.Parameter, name: str) -> str:
+def usable_device(_context: click.Context, _option: click.Parameter, name: str) -> str:
+    """Refuse before the work rather than in the midst of it."""
     import torch
 
     try:
@@ -53,7 +55,7 @@ def names(_context: click.Context, _option: click.Parameter, text: str) -> tuple
 
 
 device_option = click.option(
-    "--device", default="cpu", callback=_usable_device, help="Where the model computes: cpu, cuda, ..."
+    "--device", default="cpu", callback=usable_device, help="Where the model computes: cpu, cuda, ..."
 )
 dtype_option = click.option(
     "--dtype",
@@ -174,6 +176,22 @@ def load_model(model: str, device: str, dtype: str | None, threads: int | None) 
 
     prepare(threads)
     return load(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
+
+
+@contextmanager
+def resumable(out: str | Path) -> Iterator[None]:
+    """Tell whoever stops a run within the context how to go on with it, if there is something to go on from."""
+    from secateur.training.workspace import Workspace
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        workspace = Workspace(Workspace.place(Path(out)))
+        if not workspace.resumes:
+            raise
+        raise KeyboardInterrupt(
+            f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
+        ) from None
 
 
 def tell_skips(skips: SkipLog) -> None:

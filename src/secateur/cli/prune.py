@@ -17,6 +17,7 @@ from secateur.cli.common import (
     model_options,
     names,
     precision_option,
+    resumable,
     say,
     seed_option,
     speech_options,
@@ -162,7 +163,6 @@ def prune(
     from secateur.reporting.pruning import pruning_table
     from secateur.reporting.tensorboard import curves
     from secateur.speech.skips import SkipLog
-    from secateur.training.workspace import Workspace
 
     given = {
         SETTINGS[name]: value
@@ -171,20 +171,15 @@ def prune(
     }
     settings = _settings(context, config, given)
     Budget.parse(settings.keep)
-    try:
-        with curves(tensorboard) if tensorboard is not None else nullcontext() as log:
-            recognizer, skips = load_model(str(settings.model), device, dtype, threads), SkipLog()
-            with ProgressBar("pruning", quiet=quiet) as progress:
-                pruned = prune(
-                    settings, out, recognizer=recognizer, skips=skips, progress=progress, tell=say, log=log
-                )
-    except KeyboardInterrupt:
-        workspace = Workspace(Workspace.place(Path(out)))
-        if settings.method == "oneshot" or not workspace.resumes:
-            raise
-        raise KeyboardInterrupt(
-            f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
-        ) from None
+    with (
+        resumable(out) if settings.method == "learned" else nullcontext(),
+        curves(tensorboard) if tensorboard is not None else nullcontext() as log,
+    ):
+        recognizer, skips = load_model(str(settings.model), device, dtype, threads), SkipLog()
+        with ProgressBar("pruning", quiet=quiet) as progress:
+            pruned = prune(
+                settings, out, recognizer=recognizer, skips=skips, progress=progress, tell=say, log=log
+            )
     tell_skips(skips)
     where = f"The pruned model is in {out}."
     try:

@@ -1,0 +1,104 @@
+"""`secateur demo`: the embedded model halved, on synthetic speech; nothing else is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from secateur.cli.common import (
+    finish,
+    json_option,
+    prepare,
+    quiet_option,
+    resumable,
+    say,
+    threads_option,
+    usable_device,
+)
+from secateur.errors import SecateurError
+
+MODELS = ("before", "after")
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    default="secateur-demo",
+    show_default=True,
+    help="Folder for the pruned model and the sentences.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=1.5,
+    show_default=True,
+    help="Time for the pruning itself; more hears better.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Steps of training, instead of --minutes.")
+@click.option(
+    "--device",
+    default=_best_device,
+    callback=usable_device,
+    help="Where the models compute; a GPU by default, where PyTorch sees one.",
+)
+@threads_option
+@json_option
+@quiet_option
+def demo(
+    out: str,
+    minutes: float,
+    steps: int | None,
+    device: str,
+    threads: int | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Show what Secateur does: halve a small model, on speech that is made on the spot.
+
+    A demo that was stopped goes on when the same command is given again.
+    """
+    from secateur.demo.run import PRUNED, demo, settings
+    from secateur.progress import ProgressBar
+    from secateur.reporting.page import PAGE, run_page, write_page
+    from secateur.reporting.pruning import pruning_table
+    from secateur.reporting.sentences import sentences_table
+
+    prepare(threads)
+    pruned, asked = Path(out) / PRUNED, settings(minutes, steps)
+    with resumable(pruned), ProgressBar("demo", quiet=quiet) as progress:
+        shown = demo(out, asked, device=device, progress=progress, tell=say)
+    heard = [(sentence.file.name, sentence.said, sentence.heard) for sentence in shown.sentences]
+    ratio = shown.report["forward_ratio"]
+    where = [
+        f"A forward pass over ten seconds takes {ratio:.0%} of the time that it took.",
+        f"The sentences are in {shown.sentences[0].file.parent}, the pruned model in {pruned}.",
+    ]
+    try:
+        write_page(run_page(pruned), pruned / PAGE)
+        where.append(f"Open {pruned / PAGE} to see what was cut, and to hear more.")
+    except SecateurError as error:
+        # The result is there, whatever became of the page about it.
+        say(str(error))
+    figures = shown.report | {
+        "sentences": [
+            {"file": str(each.file), "said": each.said} | dict(zip(MODELS, each.heard, strict=True))
+            for each in shown.sentences
+        ]
+    }
+    finish(
+        figures,
+        json_file,
+        pruning_table(shown.report),
+        "",
+        sentences_table(heard, MODELS),
+        "",
+        "\n".join(where),
+    )
