@@ -39,7 +39,7 @@ def test_compare_shows_a_line_for_each_method_and_leaves_runs_figures_and_a_page
         f"All runs and their figures are in {out}.".split(),
         f"They are drawn side by side in {out / 'compare.html'}.".split(),
     ]
-    names = ["compare.html", "compare.json", "magnitude_params60_macs60", "random_params60_macs60"]
+    names = ["compare.html", "compare.json", "magnitude_params60_macs60", "random_params60_macs60", "scores"]
     assert sorted(path.name for path in out.iterdir()) == names
     figures = json.loads(json_file.read_text())
     assert figures == json.loads((out / "compare.json").read_text())
@@ -85,7 +85,10 @@ def test_ctrl_c_keeps_what_is_done_and_says_where(
         f"secateur: stopped by Ctrl-C; what was done is kept in {out}, and the same command goes on from there\n"
     )
     again = run(*arguments(model, speech, out))
-    assert again.stderr == "secateur: 2 of 2: random, params=60%,macs=60%\n"
+    assert again.stderr.splitlines() == [
+        "secateur: 2 of 2: random, params=60%,macs=60%",
+        f"secateur: going on with the run in {out / 'random_params60_macs60'}.unfinished",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,16 @@ import soundfile
 
 import secateur
 from secateur.errors import SecateurError
-from secateur.pruning.compare import METHODS, RECORD, CompareSettings, Comparison, compare, read_budgets
+from secateur.pruning import learned
+from secateur.pruning.compare import (
+    METHODS,
+    RECORD,
+    CompareSettings,
+    Comparison,
+    compare,
+    read_budgets,
+    scores,
+)
 from secateur.pruning.compare import runs as room
 from secateur.pruning.learned import Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot
@@ -24,6 +33,7 @@ from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.structure import counting
+from secateur.training.checkpoint import read_state
 
 MakeSettings = Callable[..., CompareSettings]
 RATE = 16000
@@ -135,6 +145,64 @@ def test_the_unpruned_model_and_the_speech_are_the_same_for_all(
     assert comparison.unpruned["test"]["wer"] == before["wer"]
     report = json.loads((tmp_path / "random_params60_macs60" / "report.json").read_text())
     assert report["before"]["wer"] == before["wer"]
+
+
+@pytest.fixture
+def scorings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Scores that were computed, one after the other."""
+    made, decide = list[str](), scores.decide
+
+    def noted(*arguments: Any, **others: Any) -> Any:
+        made.append(next(each.score for each in arguments if isinstance(each, OneShot)))
+        return decide(*arguments, **others)
+
+    monkeypatch.setattr(scores, "decide", noted)
+    monkeypatch.setattr(learned, "decide", lambda *_, **__: pytest.fail("a run scored by itself"))
+    return made
+
+
+def test_a_score_is_computed_once_for_all_budgets_and_methods_that_ask_for_it(
+    settings: MakeSettings, tmp_path: Path, scorings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = settings("learned", "random", "scratch", keep=("60%", "75%"))
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "prune", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            compare(asked, tmp_path)
+    assert scorings == ["obs"]
+    rows = compare(asked, tmp_path).rows
+    assert len(rows) == 6
+    assert not any(row.error for row in rows)
+    assert scorings == ["obs", "random"]
+    shared = {row.method: row.seconds["start"] for row in rows if "75%" in row.budget}
+    scored = read_state(tmp_path / "scores" / "obs.pt")["seconds"]
+    assert shared["learned"] >= round(scored, 2)
+    compare(settings("obs", keep=("75%",)), tmp_path)
+    assert scorings == ["obs", "random"]
+
+
+@pytest.mark.parametrize("method", ["learned", "obs", "scratch"])
+def test_a_run_of_a_comparison_comes_to_what_it_comes_to_by_itself(
+    everything: tuple[Path, Comparison], settings: MakeSettings, tmp_path: Path, method: str
+) -> None:
+    run = settings("all").run(method, "params=60%,macs=60%")
+    secateur.prune(run, tmp_path / "alone")
+    compared = everything[0] / f"{method}_params60_macs60"
+    for name in ("plan.json", "model.safetensors"):
+        assert (tmp_path / "alone" / name).read_bytes() == (compared / name).read_bytes()
+
+
+def test_scores_that_are_damaged_or_of_other_settings_are_made_anew(
+    settings: MakeSettings, tmp_path: Path, scorings: list[str]
+) -> None:
+    compare(settings("magnitude"), tmp_path)
+    file = tmp_path / "scores" / "magnitude.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+    compare(settings("magnitude", keep=("75%",)), tmp_path)
+    for name in ("60", "75"):
+        shutil.rmtree(tmp_path / f"magnitude_params{name}_macs{name}")
+    compare(settings("magnitude", min_heads=1), tmp_path)
+    assert scorings == ["magnitude"] * 3
 
 
 def test_a_comparison_that_was_stopped_does_only_what_is_left(

@@ -36,7 +36,8 @@ class Row:
             both took turns, in one thread, on one utterance of noise.
         steps: of gradient, by phase.
         seconds: wall-clock time by stage and by phase. Those of stages are of the process that ended the run, and of them
-            ``prune`` is all phases; those of phases are of whichever process, and of them ``refit`` is a part of ``search``.
+            ``prune`` is all phases but the first; those of phases are of whichever process. Of them ``start`` has the
+            scoring in it, which other runs may share, and ``refit`` is a part of ``search``.
     """
 
     method: str
@@ -52,7 +53,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What the folder of the run is called: ``wanda_params50_macs50``."""
+        """What the folder of the run is called, such as ``wanda_params50_macs50``."""
         return run_name(self.method, self.budget)
 
 

@@ -18,17 +18,30 @@ from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.results import Evaluation
 from secateur.evaluation.timing import interleave, threads
 from secateur.progress import ProgressBar
+from secateur.pruning.budget import Budget
 from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
+from secateur.pruning.compare.scores import Judge
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
+from secateur.pruning.curves import CostModel
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
+from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
+from secateur.speech.sampling import sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
-from secateur.structure.groups import find_groups
+from secateur.structure.cost import mac_cost, parameter_cost
+from secateur.structure.groups import Groups, find_groups
+from secateur.structure.latency import latency_cost
 from secateur.training.workspace import Workspace, differences
+
+SCORED = "scores"
+"""What the folder of scores is called, in that of the comparison."""
+
+START = "start"
+"""The phase of a run that scores decide, as the run's workspace calls it."""
 
 
 def compare(
@@ -42,8 +55,8 @@ def compare(
 ) -> Comparison:
     """Prune by every method to every budget, and measure what comes out.
 
-    ``out`` gets a folder for each run, as `prune` writes it, and `RECORD`, which is written anew after each. A run
-    that is there is not done again, one that was stopped goes on where it was, and what an earlier call with the same
+    ``out`` gets a folder for each run, as `prune` writes it, `RECORD`, which is written anew after each, and what scores
+    came to, which runs share. A run that is there is not done again, one that was stopped goes on where it was, and what an earlier call with the same
     settings but for methods and budgets left there is part of the comparison. A method that cannot meet a budget gets
     a row that says why.
 
@@ -69,7 +82,7 @@ def compare(
     for speech in (settings.data, settings.valid, settings.test):
         if speech is not None:
             open_corpus(speech)
-    same = _Same(settings, recognizer, SkipLog() if skips is None else skips, progress)
+    same = _Same(settings, recognizer, out / SCORED, SkipLog() if skips is None else skips, progress)
     unpruned, rows = known.unpruned, []
     if not unpruned:
         # First, so that speech which cannot be scored is refused before the work.
@@ -98,10 +111,12 @@ class _Same:
         self,
         settings: CompareSettings,
         recognizer: Recognizer | None,
+        scored: Path,
         skips: SkipLog,
         progress: ProgressBar,
     ) -> None:
-        self.settings, self.given, self.skips, self.progress = settings, recognizer, skips, progress
+        self.settings, self.given, self.scored = settings, recognizer, scored
+        self.skips, self.progress = skips, progress
 
     @cached_property
     def recognizer(self) -> Recognizer:
@@ -111,9 +126,37 @@ class _Same:
         return recognizer
 
     @cached_property
+    def groups(self) -> Groups:
+        settings = self.settings
+        return find_groups(
+            self.recognizer.model,
+            width=settings.width,
+            multiple_of=settings.multiple_of,
+            min_heads=settings.min_heads,
+        )
+
+    def costs(self, budget: str) -> dict[str, CostModel]:
+        """The costs that a budget limits."""
+        makers: dict[str, Callable[[], CostModel]] = {
+            "params": lambda: parameter_cost(self.groups),
+            "macs": lambda: mac_cost(self.groups, self.recognizer.model, self.settings.audio_seconds),
+            "latency": lambda: latency_cost(self.groups, self.recognizer.model, self.settings.audio_seconds),
+        }
+        return {name: makers[name]() for name in Budget.parse(budget).bounds}
+
+    @cached_property
     def pool(self) -> SpeechPool:
         self.progress.begin("reading speech")
         return SpeechPool.read(open_corpus(self.settings.data), self.recognizer.sample_rate, skips=self.skips)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What the scores say, of the speech that each run by itself would draw."""
+        oneshot = self.settings.oneshot
+        minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes)
+        batch_seconds = BATCH_SECONDS if self.recognizer.pads_cleanly else 1e-3
+        sample = sample_pool(self.pool, minutes, batch_seconds, seed=oneshot.seed)
+        return Judge(self.recognizer, self.groups, sample, self.scored, self.progress.stage)
 
     @cached_property
     def before(self) -> Evaluation:
@@ -149,6 +192,15 @@ def _refuse_others(folder: Path, settings: PruneSettings) -> None:
         )
 
 
+def _begin(run: PruneSettings, folder: Path, same: _Same) -> bool:
+    """Do the first phase of a run, with scores that other runs have too; whether it had begun in an earlier call."""
+    if (Workspace.place(folder) / f"{START}.pt").exists():
+        return True
+    began = same.judge.start(run, same.costs(run.keep))
+    Workspace.of(folder, run.plain()).stage(START, lambda: began)
+    return False
+
+
 def _row(
     method: str,
     budget: str,
@@ -161,16 +213,18 @@ def _row(
     if not (folder / "run.yaml").is_file():
         # What fails here fails for all, so it is no row's error.
         dense, pool, before = same.recognizer, same.pool, same.before
+        run = settings.run(method, budget)
         try:
+            goes_on = _begin(run, folder, same)
             prune(
-                settings.run(method, budget),
+                run,
                 folder,
                 recognizer=dense,
                 pool=pool,
                 before=before,
                 skips=same.skips,
                 progress=same.progress,
-                tell=tell,
+                tell=tell if goes_on else None,
             )
         except SecateurError as error:
             return Row(method, budget, error=str(error))

@@ -1,0 +1,107 @@
+"""Scores of a comparison: each is made once, and decides every run that asks for it, whatever the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from secateur.errors import SecateurError
+from secateur.pruning.allocation import allocate
+from secateur.pruning.budget import Budget
+from secateur.pruning.curves import CostModel
+from secateur.pruning.oneshot import Stages, decide
+from secateur.pruning.scores import SCORES, Elimination
+from secateur.pruning.settings import PruneSettings
+from secateur.recognizer import Recognizer, Waveform
+from secateur.structure.cost import parameter_cost
+from secateur.structure.groups import Groups
+from secateur.training.checkpoint import read_state, write_state
+
+EVERYTHING = Budget.parse("params=100%")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What says, of all runs of a comparison, which units a score would remove.
+
+    Attributes:
+        recognizer: the unpruned recogniser.
+        groups: its groups that may be pruned.
+        speech: to score on, in batches.
+        folder: keeps what scores came to, a file for each, which may be deleted at any time.
+        progress: told about the work.
+    """
+
+    recognizer: Recognizer
+    groups: Groups
+    speech: Sequence[Sequence[Waveform]]
+    folder: Path
+    progress: Stages
+
+    def start(self, settings: PruneSettings, costs: Mapping[str, CostModel]) -> dict[str, Any]:
+        """The phase ``start`` of a run as `LearnedMethod` keeps it, from scores that are there or are made now.
+
+        Its seconds are those of the scoring too, whenever that was: every run has as little time left as if it had
+        scored by itself.
+
+        Raises:
+            SecateurError: the budget cannot be met.
+        """
+        scored = self._scored(settings)
+        began = perf_counter()
+        plan = allocate(
+            self.groups,
+            {name: Elimination(tuple(order), rise) for name, (order, rise) in scored["scores"].items()},
+            costs,
+            Budget.parse(settings.keep),
+            uniform=settings.oneshot.uniform or SCORES[settings.oneshot.score].uniform,
+            audio_seconds=settings.audio_seconds,
+        )
+        return {
+            "teacher": scored["teacher"],
+            "scores": scored["scores"],
+            "plan": plan.to_json(),
+            "seconds": scored["seconds"] + perf_counter() - began,
+        }
+
+    def _scored(self, settings: PruneSettings) -> dict[str, Any]:
+        file = self.folder / f"{settings.oneshot.score}.pt"
+        asked = _asked(settings)
+        try:
+            if file.exists() and (known := read_state(file)).get("settings") == asked:
+                return known
+        except SecateurError:
+            # Damaged: it is made anew.
+            pass
+        began = perf_counter()
+        # A budget that nothing goes for: what goes for others is decided by each of them.
+        decision = decide(
+            self.recognizer,
+            self.groups,
+            {"params": parameter_cost(self.groups)},
+            EVERYTHING,
+            self.speech,
+            settings.oneshot,
+            self.progress,
+            audio_seconds=settings.audio_seconds,
+        )
+        rotated = decision.teacher is not self.recognizer
+        made = {
+            "settings": asked,
+            "teacher": decision.teacher.model.state_dict() if rotated else {},
+            "scores": {name: (list(each.order), each.rise) for name, each in decision.scores.items()},
+            "seconds": perf_counter() - began,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_state(file, made)
+        return made
+
+
+def _asked(settings: PruneSettings) -> dict[str, Any]:
+    """Those of a run's settings that its scores depend on."""
+    plain = settings.plain()
+    names = ("model", "data", "oneshot", "multiple_of", "min_heads", "width")
+    return {name: plain[name] for name in names}
