@@ -83,6 +83,43 @@ def make_result(tmp_path: Path, make_report: MakeReport) -> MakeResult:
 
 
 @pytest.fixture
+def make_training(tmp_path: Path) -> MakeResult:
+    """``make_training("tiny", valid=...)``: the folder of a training that was measured in between and after."""
+
+    def make(name: str = "tiny", settings: dict[str, Any] | None = None, **changes: Any) -> Path:
+        steps = [{"step": float(s), "loss": 4 / (1 + s / 20)} for s in range(1, 301)]
+        errors = [{"step": 150.0, "WER": 0.2}, {"step": 225.0, "WER": 0.09}, {"step": 300.0, "WER": 0.1}]
+        worst = {
+            "id": "one", "reference": "the cat sat on the mat", "hypothesis": "the bat on a the mat", "seconds": 1.5,
+            "confidence": 0.4, "words": 6, "errors": 3, "substitutions": 1, "deletions": 1, "insertions": 1,
+        }  # fmt: skip
+        report = {
+            "params": 2_800_000, "macs_per_second": 112e6, "vocabulary": 256, "utterances": 24_000,
+            "shape": {"layers": 12, "width": 96, "heads": 4, "channels": 48, "kernel": 15},
+            "kinds": [
+                {"kind": "feed-forward", "params": 1_800_000, "macs": 450e6},
+                {"kind": "norms", "params": 100_000, "macs": 0},
+            ],
+            "audio_seconds": 72_000.0, "heard_seconds": 180_000.0, "left_out": 3, "skipped": 0, "steps": 300,
+            "valid": side(0.08, 2_800_000) | {"worst": [worst]},
+            "history": {"train": sorted(steps + errors, key=lambda row: row["step"])},
+            "wall_seconds": {"read": 61.0, "train": 3500.0, "evaluate": 9.5}, "phase_seconds": {"train": 3600.0},
+            "environment": {"secateur": "0.1.0", "device": "cpu"},
+        }  # fmt: skip
+        report = {key: part for key, part in (report | changes).items() if part is not None}
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+        settings = {
+            "data": "speech", "valid": "nowhere", "minutes": 60.0, "steps": None, "valid_utterances": 100,
+        } | (settings or {})  # fmt: skip
+        (folder / "run.yaml").write_text(yaml.safe_dump({"secateur": settings}), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def recording(tmp_path: Path) -> Path:
     """A corpus with the utterance that the reports here quote."""
     folder = tmp_path / "valid"

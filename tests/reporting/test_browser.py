@@ -76,11 +76,18 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Browse:
     return browse
 
 
-@pytest.fixture(params=["run", "comparison"])
-def page(request: pytest.FixtureRequest, make_result: MakeResult, recording: Path, tmp_path: Path) -> Path:
-    folder = make_result("a folder with a name that is rather longer than any window is wide " + "x" * 60,
-                         settings={"valid": str(recording), "data": "/some/where/" + "y" * 200})  # fmt: skip
-    text = run_page(folder) if request.param == "run" else comparison_page([folder, make_result("other")])
+@pytest.fixture(params=["run", "training", "comparison"])
+def page(
+    request: pytest.FixtureRequest,
+    make_result: MakeResult,
+    make_training: MakeResult,
+    recording: Path,
+    tmp_path: Path,
+) -> Path:
+    make = make_training if request.param == "training" else make_result
+    folder = make("a folder with a name that is rather longer than any window is wide " + "x" * 60,
+                  settings={"valid": str(recording), "data": "/some/where/" + "y" * 200})  # fmt: skip
+    text = comparison_page([folder, make_training()]) if request.param == "comparison" else run_page(folder)
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     return tmp_path / "page.html"
 

@@ -133,7 +133,9 @@ def test_recordings_that_are_at_hand_can_be_played(make_result: MakeResult, reco
     assert "recordings were not found" in str(absent)
 
 
-def test_nothing_that_a_report_says_becomes_markup(make_result: MakeResult, make_report: MakeReport) -> None:
+def test_nothing_that_a_report_says_becomes_markup(
+    make_result: MakeResult, make_training: MakeResult, make_report: MakeReport
+) -> None:
     report = make_report()
     quote = report["changed"][0] | {
         "id": HOSTILE,
@@ -150,17 +152,30 @@ def test_nothing_that_a_report_says_becomes_markup(make_result: MakeResult, make
         wall_seconds={HOSTILE: 1.0},
         units=report["units"] | {HOSTILE: [1, 2], "a\nb.c": [1, 2]},
     )
-    for page in (run_page(folder), comparison_page([folder, folder])):
+    row = {"id": HOSTILE, "reference": HOSTILE, "hypothesis": f"a {HOSTILE}", "seconds": 1.0, "errors": 1}
+    training = make_training(
+        "<i>&'",
+        settings={"data": HOSTILE, "valid": f"/nowhere/{HOSTILE}\n", "valid_utterances": HOSTILE},
+        valid=report["after"] | {"worst": [row]},
+        history={HOSTILE: [{"step": 1.0, HOSTILE: 2.0}]},
+        kinds=[{"kind": HOSTILE, "params": 1, "macs": 1}],
+        shape=dict.fromkeys(("layers", "width", "heads", "channels", "kernel"), HOSTILE),
+        environment={HOSTILE: HOSTILE},
+    )
+    for page in (run_page(folder), run_page(training), comparison_page([folder, folder, training])):
         text = Text(page)
         tags = {tag for tag, _ in text.tags}
-        assert not tags & {"script", "img", "b&'"}
+        assert not tags & {"script", "img", "b&'", "i&'"}
         assert not [name for _, attributes in text.tags for name in attributes if name.startswith("on")]
         assert "<script>alert(1)</script>" in str(text)
 
 
-def test_a_page_names_no_address_that_a_browser_would_ask(make_result: MakeResult, recording: Path) -> None:
-    folder = make_result(settings={"valid": str(recording)})
-    for page in (run_page(folder), comparison_page([folder, folder])):
+def test_a_page_names_no_address_that_a_browser_would_ask(
+    make_result: MakeResult, make_training: MakeResult, recording: Path
+) -> None:
+    folders = [make({True: "a", False: "b"}[make is make_result], {"valid": str(recording)})
+               for make in (make_result, make_training)]  # fmt: skip
+    for page in (*map(run_page, folders), comparison_page(folders)):
         asked = [
             value
             for _, attributes in Text(page).tags
@@ -201,6 +216,79 @@ def test_runs_measured_on_different_speech_are_not_compared_silently(
     assert "unpruned" not in text
 
 
+def test_the_page_of_a_training_says_what_was_asked_and_what_came_out(make_training: MakeResult) -> None:
+    text = str(Text(run_page(make_training())))
+    for expected in (
+        "tiny, trained from nothing",
+        "a Conformer of 12 layers, 96 wide, that learns from speech for 1 h 00 min.",
+        "2.8 M parameters, with a word error rate of 8.00 %",
+        "95 % interval 7.20 to 8.80",
+        "20 h 00 min 24,000 utterances, heard 2.5 times",
+        "1 h 00 min 300 steps",
+        "Character error rate 2.67 %",
+        "Loss: CTC for a token from 3.81 at step 1",
+        "Validation WER from 20 % at step 150 to 10 % at step 300",
+        "The model that was best in it was kept, that of step 225.",
+        "heard, 3 wrong … bat",
+        "feed-forward 1.8 M · 94.7 %",
+        "24,000 utterances; 3 without words or longer than a batch were left out",
+        "read 1 min 01 s",
+    ):
+        assert expected.replace("… ", "the ") in text
+
+
+def test_the_command_that_repeats_a_training_can_be_pasted(make_training: MakeResult) -> None:
+    folder = make_training("my model")
+    assert f"secateur train --config '{folder}/run.yaml' --out again" in str(Text(run_page(folder)))
+
+
+def test_steps_that_were_asked_for_are_said_instead_of_minutes(make_training: MakeResult) -> None:
+    assert "learns from speech in 5,000 steps." in str(
+        Text(run_page(make_training(settings={"steps": 5000})))
+    )
+
+
+def test_a_training_that_measured_nothing_has_a_page(make_training: MakeResult) -> None:
+    history = {"train": [{"step": 1.0, "loss": 4.0}, {"step": 2.0, "loss": float("nan")}]}
+    bare = make_training(
+        valid=None, kinds=None, heard_seconds=None, phase_seconds=None, wall_seconds=None, environment=None,
+        history=history,
+    )  # fmt: skip
+    (bare / "run.yaml").unlink()
+    text = str(Text(run_page(bare)))
+    assert "a Conformer of 12 layers, 96 wide. Came out: 2.8 M parameters." in text
+    assert "Nothing was measured" in text
+    assert "hears worst" not in text
+    assert "was kept" not in text
+    assert "None of these runs measured" in str(Text(comparison_page([bare, bare])))
+
+
+def test_what_a_trained_model_hears_worst_can_be_played_if_it_is_at_hand(
+    make_training: MakeResult, recording: Path
+) -> None:
+    page = Text(run_page(make_training(settings={"valid": str(recording)})))
+    players = [attributes for tag, attributes in page.tags if tag == "audio"]
+    assert [str(each["src"])[:11] for each in players] == ["data:audio/"]
+    assert "recordings were not found" in str(Text(run_page(make_training("other"))))
+
+
+def test_a_trained_model_stands_among_pruned_ones(make_result: MakeResult, make_training: MakeResult) -> None:
+    page = Text(comparison_page([make_result("half"), make_training(), make_training("other")]))
+    text = str(page)
+    for expected in (
+        "3 models side by side",
+        "Word error rates are on 12 utterances",
+        "unpruned 4.00 % 3.60 to 4.40 13 M",
+        "B tiny 8.00 % 7.20 to 8.80 2.8 M 112 M 20.0 ms / s trained from nothing",
+        "tiny: WER 8.00 %, 2.8 M",
+        "B and C were trained, not pruned, and kept everything.",
+    ):
+        assert expected in text
+    alone = str(Text(comparison_page([make_training("one"), make_training("two")])))
+    assert "unpruned" not in alone
+    assert "share of the units that stayed" not in alone
+
+
 def damaged(**changes: Any) -> Callable[[MakeReport], str]:
     return lambda make: json.dumps(make(**changes))
 
@@ -234,6 +322,28 @@ def test_a_bad_folder_is_one_sentence(
         with pytest.raises(SecateurError, match=re.escape(said)) as caught:
             make()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"params": 0}, "not all numbers above nothing"),
+        ({"params": None}, "it lacks 'params'"),
+        ({"valid": {"wer": 0.1}}, "it lacks 'cer'"),
+        ({"valid": 3}, "report.json is not as Secateur writes it"),
+        ({"shape": {}}, "has no attribute 'layers'"),
+        ({"steps": None}, "has no attribute 'steps'"),
+        ({"audio_seconds": "long"}, "report.json is not as Secateur writes it"),
+        ({"kinds": [{"kind": "norms"}]}, "it lacks 'params'"),
+        ({"history": {"train": [{"WER": 0.1}]}}, "it lacks 'step'"),
+    ],
+)
+def test_a_damaged_report_of_a_training_is_one_sentence(
+    make_training: MakeResult, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SecateurError, match=re.escape(said)) as caught:
+        run_page(make_training(**changes))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_run_yaml_is_one_sentence(make_result: MakeResult) -> None:

@@ -32,6 +32,7 @@ def render(template: str, **values: Any) -> str:
         "short": lambda number: numbers.short(number).replace(" ", NARROW),
         "percent": lambda *given: numbers.percent(*given).replace(" ", NARROW),
         "brief": lambda fraction: numbers.rounded_percent(fraction).replace(" ", NARROW),
+        "grouped": lambda count: f"{int(count):,}",
         "points": numbers.signed_points,
         "chance": numbers.chance,
         "duration": lambda seconds: numbers.duration(seconds).replace(" ", "\N{NO-BREAK SPACE}"),

@@ -117,6 +117,7 @@ def read(folder: str | Path) -> Result | Training:
         # Only a model that is made, not cut, has a shape that its settings say.
         if isinstance(report, dict) and "shape" in report:
             training = Training(folder, report, settings, run)
+            _check(report)
             _check(training.figures)
             return training
         _check(report["before"])
