@@ -1,8 +1,23 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from secateur.reporting.chart import BINS, HEIGHT, LEFT, RIGHT, ROOM, WIDTH, Axis, Dot, curve, trade_off
+from secateur.reporting.chart import (
+    BINS,
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    LETTER,
+    RIGHT,
+    ROOM,
+    WIDTH,
+    Axis,
+    Dot,
+    curve,
+    trade_off,
+)
 
 
 def text(value: float) -> str:
@@ -62,6 +77,23 @@ def test_letters_of_neighbours_do_not_cover_each_other() -> None:
     (ax, ay), (bx, by), (cx, cy) = (dot.label_at for dot in chart.dots)
     for one, other in (((ax, ay), (bx, by)), ((bx, by), (cx, cy)), ((ax, ay), (cx, cy))):
         assert abs(one[0] - other[0]) + abs(one[1] - other[1]) >= ROOM
+
+
+def test_letters_of_many_dots_have_room_beside_them_or_a_line_to_them() -> None:
+    labels = [chr(65 + i) if i < 26 else f"A{chr(65 + i - 26)}" for i in range(40)]
+    dots = [Dot(50.0 + 20 * (i % 3), 0.05 * 1.07**i, "", label) for i, label in enumerate(labels)]
+    chart = trade_off("WER", "parameters", dots, (text, text))
+    assert HEIGHT < chart.height <= 2 * HEIGHT
+    boxes = [(*dot.label_at, ROOM + LETTER * (len(dot.label) - 1)) for dot in chart.dots]
+    boxes += [(dot.x, dot.y, ROOM) for dot in chart.dots]
+    letters = boxes[: len(dots)]
+    for i, (x, y, width) in enumerate(letters):
+        assert LEFT <= x <= WIDTH
+        assert 0 <= y <= chart.height - BOTTOM
+        for a, b, other in boxes[i + 1 :]:
+            assert abs(x - a) >= (width + other) / 2 - 0.1 or abs(y - b) >= ROOM - 0.1
+    for dot in chart.dots:
+        assert (dot.tied is None) == (math.dist((dot.x, dot.y), dot.label_at) <= 1.5 * ROOM + LETTER)
 
 
 def test_an_interval_that_begins_at_nothing_can_be_drawn_on_a_logarithmic_axis() -> None:

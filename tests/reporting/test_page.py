@@ -207,6 +207,22 @@ def test_several_runs_stand_side_by_side(make_result: MakeResult, make_report: M
     assert len(ids) == len(set(ids))
 
 
+def test_any_number_of_runs_has_letters_of_their_own(make_result: MakeResult) -> None:
+    page = comparison_page([make_result(f"run_{number}") for number in range(54)])
+    assert "54 pruned models side by side" in page
+    for letters, number in (("Z", 25), ("AA", 26), ("AZ", 51), ("BB", 53)):
+        assert f"<b>{letters}</b>" in page
+        assert f'<span class="letter">{letters}</span> run_{number}</h3>' in page
+
+
+def test_measured_times_are_drawn_where_all_are_known(make_result: MakeResult) -> None:
+    folders = [make_result(name) for name in ("one", "two")]
+    page = comparison_page(folders, {"one": 0.525, "two": 0.7})
+    assert "WER against time, of the unpruned model" in page
+    assert "one: WER 5.00 %, 52.5 %" in page
+    assert "WER against time" not in comparison_page(folders, {"one": 0.525})
+
+
 def test_runs_measured_on_different_speech_are_not_compared_silently(
     make_result: MakeResult, make_report: MakeReport
 ) -> None:

@@ -169,7 +169,8 @@ def compare(
         )
     shown = [rivals_table(comparison), f"All runs and their figures are in {out}."]
     try:
-        write_page(comparison_page([Path(out) / row.name for row in done]), Path(out) / PAGE)
+        times = {row.name: row.time["median"] for row in done if row.time}
+        write_page(comparison_page([Path(out) / row.name for row in done], times), Path(out) / PAGE)
         shown.append(f"They are drawn side by side in {Path(out) / PAGE}.")
     except SecateurError as error:
         # The results are there, whatever became of the page about them.

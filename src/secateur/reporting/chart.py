@@ -20,11 +20,17 @@ LOGARITHMIC = 12.0
 NEAR = 1.005
 """Costs that differ by less than this ratio count as the same when models are compared."""
 
-BESIDE = ((11, 0), (-11, 0), (0, -13), (0, 13), (11, -12), (11, 12), (-11, -12), (-11, 12))
-"""Where a dot's letter may stand, the best place first."""
-
 ROOM = 11.0
-"""How far apart letters and dots have to be."""
+"""How far apart the lines of letters are, and letters and dots."""
+
+LETTER = 9.0
+"""How wide a letter is."""
+
+CROWD = 12
+"""Dots that a chart of `HEIGHT` has room for; with each one more it grows by half a line, to at most twice that height."""
+
+FAR = 9
+"""How many lines and columns away from its dot a letter may stand."""
 
 Point = tuple[float, float]
 Format = Callable[[float], str]
@@ -74,7 +80,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A point to look at: its place, what it says when pointed at, its letter and where that stands, its interval's ends."""
+    """A point to look at: its place, what it says when pointed at, its letters and where they stand, its interval's ends.
+
+    ``tied`` is where a line to the letters begins and ends, if these do not stand beside the dot.
+    """
 
     x: float
     y: float
@@ -83,11 +92,12 @@ class Dot:
     interval: tuple[float, float] | None = None
     kind: str = ""
     label_at: Point = (0.0, 0.0)
+    tied: tuple[Point, Point] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart in a field of `WIDTH` by `HEIGHT`.
+    """A chart in a field of `WIDTH` by its height.
 
     Attributes:
         title: what is drawn.
@@ -98,6 +108,7 @@ class Chart:
         band: the outline of what the line is the mean of.
         dots: points of their own.
         rule: a level to compare with, and its text.
+        height: of the field.
     """
 
     title: str
@@ -109,6 +120,7 @@ class Chart:
     band: str = ""
     dots: tuple[Dot, ...] = ()
     rule: tuple[float, str] | None = None
+    height: float = HEIGHT
 
 
 def curve(
@@ -155,7 +167,8 @@ def trade_off(title: str, x_label: str, dots: Sequence[Dot], forms: tuple[Format
     across = Axis.over([dot.x for dot in dots], zero=True)
     ends = [end for dot in dots for end in (dot.y, *(dot.interval or ()))]
     up = Axis.over([end for end in ends if end > 0] or ends, zero=True, spread=True)
-    x, y = _places(across, up)
+    height = min(HEIGHT + ROOM / 2 * max(0, len(dots) - CROWD), 2 * HEIGHT)
+    x, y = _places(across, up, height)
 
     def clipped(value: float) -> float:
         return y(max(value, up.low))
@@ -177,7 +190,8 @@ def trade_off(title: str, x_label: str, dots: Sequence[Dot], forms: tuple[Format
         _marks(across, x, forms[0]),
         _marks(up, y, forms[1]),
         line=_joined((x(dot.x), clipped(dot.y)) for dot in _best(dots)),
-        dots=_labelled(placed),
+        dots=_labelled(placed, height),
+        height=height,
     )
 
 
@@ -192,26 +206,66 @@ def _best(dots: Sequence[Dot]) -> list[Dot]:
     return best
 
 
-def _labelled(dots: Sequence[Dot]) -> tuple[Dot, ...]:
-    """The same dots, with places for their letters where there is room."""
-    taken = [(dot.x, dot.y) for dot in dots]
-    labelled = []
-    for dot in dots:
-        places = [(dot.x + right, dot.y + down) for right, down in BESIDE]
-        free = [at for at in places if all(math.dist(at, other) >= ROOM for other in taken)]
-        at = (free or places)[0]
+def _labelled(dots: Sequence[Dot], height: float = HEIGHT) -> tuple[Dot, ...]:
+    """The same dots, with the nearest places for their letters where there is room.
+
+    The more crowded a dot is the earlier it chooses, so that letters move away from a crowd rather than into it.
+    """
+    taken = [(dot.x, dot.y, ROOM) for dot in dots]
+    crowded = sorted(
+        range(len(dots)),
+        key=lambda i: -sum(math.dist((dots[i].x, dots[i].y), each[:2]) < 3 * ROOM for each in taken),
+    )
+    found = dict[int, Dot]()
+    for index in crowded:
+        dot = dots[index]
+        width = ROOM + LETTER * (len(dot.label) - 1)
+        at = _free(dot, width, taken, height)
         if dot.label:
-            taken.append(at)
-        labelled.append(replace(dot, label_at=(round(at[0], 1), round(at[1], 1))))
-    return tuple(labelled)
+            taken.append((*at, width))
+        found[index] = replace(dot, label_at=at, tied=_tie(dot, at, width))
+    return tuple(found[index] for index in range(len(dots)))
 
 
-def _places(across: Axis, up: Axis) -> tuple[Callable[[float], float], Callable[[float], float]]:
+def _free(dot: Dot, width: float, taken: Sequence[tuple[float, float, float]], height: float) -> Point:
+    """The place for letters that is nearest to their dot, of those that nothing else stands in."""
+    lines = [sign * ROOM * line / 2 for line in range(2 * FAR + 1) for sign in (1, -1)]
+    columns = [
+        sign * (ROOM * (column - 1) + (ROOM + width) / 2) for column in range(1, FAR) for sign in (1, -1)
+    ]
+    offsets = [(across, down) for across in [0.0, *columns] for down in lines if across or abs(down) > ROOM]
+    # Sideways rather than up or down, where whiskers are.
+    offsets.sort(key=lambda each: (math.hypot(*each) + (ROOM / 2 if not each[0] else 0), each[0] < 0))
+    places = [(round(dot.x + across, 1), round(dot.y + down, 1)) for across, down in offsets]
+    inside = [
+        (x, y)
+        for x, y in places
+        if LEFT + width / 2 <= x <= WIDTH - width / 2 and TOP <= y <= height - BOTTOM - ROOM / 2
+    ]
+    for x, y in inside:
+        if all(abs(x - a) >= (width + room) / 2 or abs(y - b) >= ROOM for a, b, room in taken):
+            return x, y
+    return places[0]
+
+
+def _tie(dot: Dot, at: Point, width: float) -> tuple[Point, Point] | None:
+    """A line from a dot to letters further away than those beside it."""
+    across, down = at[0] - dot.x, at[1] - dot.y
+    if abs(across) <= (ROOM + width) / 2 and abs(down) <= 1.5 * ROOM:
+        return None
+    # It ends short of the letters.
+    short = 1 - ROOM / 2 / math.hypot(across, down)
+    return (dot.x, dot.y), (round(dot.x + short * across, 1), round(dot.y + short * down, 1))
+
+
+def _places(
+    across: Axis, up: Axis, height: float = HEIGHT
+) -> tuple[Callable[[float], float], Callable[[float], float]]:
     def x(value: float) -> float:
         return round(LEFT + across.share(value) * (WIDTH - LEFT - RIGHT), 1)
 
     def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - up.share(value) * (HEIGHT - TOP - BOTTOM), 1)
+        return round(height - BOTTOM - up.share(value) * (height - TOP - BOTTOM), 1)
 
     return x, y
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, product
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from secateur.errors import SecateurError, reason
 from secateur.files import whole
 from secateur.reporting import chart, numbers
 from secateur.reporting.architecture import picture
-from secateur.reporting.chart import Chart, Dot
+from secateur.reporting.chart import Chart, Dot, Format
 from secateur.reporting.history import phases
 from secateur.reporting.quotes import Quote, quotes, recordings
 from secateur.reporting.rendering import render
@@ -22,8 +24,6 @@ PAGE = "report.html"
 """What the page of a run is called, in the run's folder."""
 
 SIGNIFICANT = 0.05
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def run_page(folder: str | Path) -> str:
@@ -54,17 +54,19 @@ def _pruning_page(result: Result) -> str:
     )
 
 
-def comparison_page(folders: Sequence[str | Path]) -> str:
+def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | None = None) -> str:
     """The page of several runs, as HTML.
 
+    Args:
+        folders: of the runs.
+        times: of a forward pass, for each second that the unpruned model takes, by the name of the folder.
+
     Raises:
-        SecateurError: one of the folders holds no result or a damaged one, or there are too many.
+        SecateurError: one of the folders holds no result or a damaged one.
     """
-    if len(folders) > len(LETTERS):
-        raise SecateurError(f"{len(folders)} results are too many for one page: give at most {len(LETTERS)}")
-    runs = [read(folder) for folder in folders]
+    runs = [(letters, read(folder)) for letters, folder in zip(_letters(), folders, strict=False)]
     pictures = []
-    for run in runs:
+    for _, run in runs:
         with sound(run.folder / REPORT):
             # What was trained is whole.
             pictures.append(None if isinstance(run, Training) else picture(run.report["units"]))
@@ -72,11 +74,11 @@ def comparison_page(folders: Sequence[str | Path]) -> str:
                 run.limits()
     return render(
         "comparison.html",
-        runs=list(zip(LETTERS, runs, pictures, strict=False)),
-        unpruned=_unpruned(runs),
-        trained=[letter for letter, run in zip(LETTERS, runs, strict=False) if isinstance(run, Training)],
-        speech=_same([_measured(run) for run in runs if run.heard], ("words", "utterances", "normalise")),
-        charts=_trade_offs(runs),
+        runs=[(letters, run, drawn) for (letters, run), drawn in zip(runs, pictures, strict=True)],
+        unpruned=_unpruned([run for _, run in runs]),
+        trained=[letters for letters, run in runs if isinstance(run, Training)],
+        speech=_same([_measured(run) for _, run in runs if run.heard], ("words", "utterances", "normalise")),
+        charts=_trade_offs(runs, times or {}),
     )
 
 
@@ -145,25 +147,39 @@ def _quotes(result: Result) -> list[Quote]:
     return quotes(rows, {} if valid is None else recordings(str(valid), rows))
 
 
-def _trade_offs(runs: Sequence[Result | Training]) -> list[Chart]:
+def _letters() -> Iterator[str]:
+    """What runs are called in pictures: A to Z, then AA, AB and so on."""
+    for length in count(1):
+        yield from map("".join, product(ascii_uppercase, repeat=length))
+
+
+def _trade_offs(runs: Sequence[tuple[str, Result | Training]], times: Mapping[str, float]) -> list[Chart]:
     """Word error rate against each cost that is known of all."""
-    heard = [(letter, run) for letter, run in zip(LETTERS, runs, strict=False) if run.heard]
+    heard = [
+        (letters, run, {**run.figures, "time": times.get(run.name)}) for letters, run in runs if run.heard
+    ]
     if not heard:
         return []
+    unpruned = _unpruned([run for _, run, _ in heard])
+    costs: list[tuple[str, str, Format]] = [
+        ("params", "parameters", _short),
+        ("macs_per_second", "MACs per second of audio", _short),
+    ]
+    if all(figures["time"] is not None for *_, figures in heard):
+        costs.append(("time", "time, of the unpruned model's", numbers.rounded_percent))
     charts = []
-    for name, cost in (("params", "parameters"), ("macs_per_second", "MACs per second of audio")):
-        dots = [_dot(letter, run.figures, name, run.name) for letter, run in heard]
-        unpruned = _unpruned([run for _, run in heard])
+    for name, cost, form in costs:
+        dots = [_dot(letters, figures, name, run.name, form) for letters, run, figures in heard]
         if unpruned is not None:
-            dots.insert(0, _dot("", unpruned, name, "unpruned", kind="unpruned"))
-        charts.append(chart.trade_off(f"WER against {cost}", cost, dots, (_short, numbers.rounded_percent)))
+            dots.insert(0, _dot("", {**unpruned, "time": 1.0}, name, "unpruned", form, kind="unpruned"))
+        charts.append(chart.trade_off(f"WER against {cost}", cost, dots, (form, numbers.rounded_percent)))
     return charts
 
 
-def _dot(letter: str, side: Mapping[str, Any], name: str, called: str, kind: str = "") -> Dot:
+def _dot(letters: str, side: Mapping[str, Any], name: str, called: str, form: Format, kind: str = "") -> Dot:
     low, high = (float(end) for end in side["wer_interval"])
-    text = f"{called}: WER {numbers.percent(side['wer'], 2)}, {numbers.short(side[name])}"
-    return Dot(float(side[name]), float(side["wer"]), text, letter, (low, high), kind)
+    text = f"{called}: WER {numbers.percent(side['wer'], 2)}, {form(side[name])}"
+    return Dot(float(side[name]), float(side["wer"]), text, letters, (low, high), kind)
 
 
 def _unpruned(runs: Sequence[Result | Training]) -> Mapping[str, Any] | None:
