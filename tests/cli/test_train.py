@@ -10,6 +10,7 @@ from click.testing import Result
 
 import secateur.supervised.train
 from secateur.cli import train as command
+from secateur.errors import SecateurError
 from secateur.supervised.settings import TrainSettings
 
 Run = Callable[..., Result]
@@ -31,7 +32,9 @@ def test_train_writes_a_recogniser_that_other_commands_read(run: Run, speech: Pa
     result = run(*train_arguments(speech, out, valid=speech, limit=2, json=tmp_path / "figures.json"))
     assert result.exit_code == 0, result.stderr
     assert "parameters, trained for 2 steps on 0.00 hours of speech.\nWER " in result.stdout
-    assert result.stdout.endswith(f" on 2 utterances.\nThe trained model is in {out}.\n")
+    assert result.stdout.endswith(
+        f" on 2 utterances.\nWhat came of it is drawn in {out / 'report.html'}.\nThe trained model is in {out}.\n"
+    )
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures == json.loads((out / "report.json").read_text())
     assert json.loads(run("transcribe", out, speech / "1.wav", "--json", "-").stdout)[0]["seconds"] == 1
@@ -50,6 +53,43 @@ def test_train_repeats_the_run_of_a_file_but_for_what_is_given(
     assert again.exit_code == 0
     first, second = (TrainSettings.from_yaml(tmp_path / name / "run.yaml") for name in ("first", "second"))
     assert second == replace(first, seed=1)
+
+
+def test_train_leaves_a_page_which_report_writes_again(
+    run: Run, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run(*train_arguments(speech, out, valid=speech)).exit_code == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for expected in (
+        "trained from nothing",
+        "Loss: CTC for a token",
+        "Validation WER",
+        "data:audio/",
+        "feed-forward",
+        f"secateur train --config {out / 'run.yaml'} --out again",
+    ):
+        assert expected in page
+    (out / "report.html").unlink()
+    assert run("report", out).exit_code == 0
+    assert (out / "report.html").read_text(encoding="utf-8") == page
+    monkeypatch.chdir(tmp_path)
+    assert run("report", out, out).exit_code == 0
+    assert "2 models side by side" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_written_does_not_spoil_the_model(
+    run: Run, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise SecateurError("the disk is full")
+
+    monkeypatch.setattr("secateur.reporting.page.write_page", refuse)
+    result = run(*train_arguments(speech, tmp_path / "out"))
+    assert result.exit_code == 0
+    assert "secateur: the disk is full" in result.stderr
+    assert "report.html" not in result.stdout
+    assert (tmp_path / "out" / "report.json").is_file()
 
 
 @pytest.mark.parametrize(

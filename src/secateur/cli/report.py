@@ -22,6 +22,7 @@ COMPARISON = "comparison.html"
 def report(folders: tuple[str, ...], out: str | None) -> None:
     """Write a page to look at about the result in DIR, or about several side by side.
 
+    DIR is what `secateur prune` or `secateur train` has written.
     The page is one HTML file, which asks the network for nothing.
     """
     from secateur.reporting.page import PAGE, comparison_page, run_page, write_page

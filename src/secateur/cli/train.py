@@ -14,6 +14,7 @@ from secateur.cli.common import (
     finish,
     precision_option,
     prepare,
+    resumable,
     say,
     seed_option,
     tell_skips,
@@ -107,10 +108,10 @@ def train(
     A run that was stopped goes on when the same command is given again.
     """
     from secateur.progress import ProgressBar
+    from secateur.reporting.page import PAGE, run_page, write_page
     from secateur.reporting.tensorboard import curves
     from secateur.speech.skips import SkipLog
     from secateur.supervised.train import train
-    from secateur.training.workspace import Workspace
 
     given = {
         RENAMED.get(name, name): value
@@ -120,23 +121,21 @@ def train(
     settings = _settings(context, config, given)
     prepare(threads)
     skips = SkipLog()
-    try:
-        with (
-            curves(tensorboard) if tensorboard is not None else nullcontext() as log,
-            ProgressBar("training", quiet=quiet) as progress,
-        ):
-            report = train(
-                settings, out, device=device, skips=skips, progress=progress, tell=say, log=log
-            ).report
-    except KeyboardInterrupt:
-        workspace = Workspace(Workspace.place(Path(out)))
-        if not workspace.resumes:
-            raise
-        raise KeyboardInterrupt(
-            f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
-        ) from None
+    with (
+        resumable(out),
+        curves(tensorboard) if tensorboard is not None else nullcontext() as log,
+        ProgressBar("training", quiet=quiet) as progress,
+    ):
+        report = train(settings, out, device=device, skips=skips, progress=progress, tell=say, log=log).report
     tell_skips(skips)
-    finish(report, json_file, _told(report), f"The trained model is in {out}.")
+    where = f"The trained model is in {out}."
+    try:
+        write_page(run_page(out), Path(out) / PAGE)
+        where = f"What came of it is drawn in {Path(out) / PAGE}.\n{where}"
+    except SecateurError as error:
+        # The result is there, whatever became of the page about it.
+        say(str(error))
+    finish(report, json_file, _told(report), where)
 
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> TrainSettings:

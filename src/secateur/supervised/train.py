@@ -27,8 +27,8 @@ from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
-from secateur.structure import counting
 from secateur.structure.checkpoint import new_folder
+from secateur.structure.inspect import inspect
 from secateur.supervised.objective import Transcription
 from secateur.supervised.pieces import find_pieces
 from secateur.supervised.settings import TrainSettings
@@ -39,9 +39,6 @@ from secateur.training.workspace import Workspace
 
 PHASE = "train"
 """What the training is called in histories, curves and files."""
-
-MACS_SECONDS = 10.0
-"""Length of the utterance that multiply-accumulates are counted for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +110,15 @@ def train(
             )
             recognizer.model.load_state_dict(made["model"])
             recognizer.model.eval()
+        inside = inspect(recognizer, measure=False)
         report = {
-            "params": counting.parameters(recognizer.model),
-            "macs_per_second": counting.macs(recognizer.model, MACS_SECONDS) / MACS_SECONDS,
+            "params": inside.params,
+            "macs_per_second": inside.macs_per_second,
             "shape": asdict(settings.shape),
+            "kinds": [
+                {"kind": kind, "params": part.params, "macs": part.macs}
+                for kind, part in inside.kinds.items()
+            ],
             "vocabulary": len(recognizer.tokenizer) - 1,
             "utterances": len(pool),
             "audio_seconds": round(float(pool.seconds.sum()), 1),
