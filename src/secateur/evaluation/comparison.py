@@ -20,7 +20,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Difference of the word error rates, a fraction: negative where the first hears better."""
+        """Difference of the word error rates, a fraction, negative where the first hears better."""
         return self.bootstrap.difference
 
     def to_json(self) -> dict[str, object]:

@@ -85,7 +85,7 @@ class Evaluation:
 
     @property
     def wer(self) -> float:
-        """Word error rate of the corpus, a fraction: all errors over all reference words."""
+        """Word error rate of the corpus, a fraction, all errors over all reference words."""
         return self.words.rate
 
     @property
@@ -100,7 +100,7 @@ class Evaluation:
 
     @property
     def rtf(self) -> float:
-        """Real-time factor of the whole: seconds of work for a second of audio."""
+        """Real-time factor of the whole, seconds of work for a second of audio."""
         return self.wall_seconds / self.audio_seconds
 
     @property

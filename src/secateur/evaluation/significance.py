@@ -140,7 +140,7 @@ def mapsswe(
     """Matched-pairs sentence-segment word error test (Gillick & Cox, ICASSP 1989), as NIST's sc_stats runs it.
 
     With d_i the errors of the first minus those of the second system in segment i of n (see
-    `matched_segments`), z = mean(d) / sqrt(var(d) / n), var having n - 1 below, and p = P(|N(0, 1)| >= |z|).
+    `matched_segments`), z = mean(d) / sqrt(var(d) / n), var having n - 1 below, and ``p = P(|N(0, 1)| >= |z|)``.
 
     Where all d_i are the same number, the variance is zero and z is undefined: sc_stats then says z = 0. Here p
     is that of the exact test by random signs, 2^(1 - n), and z the normal quantile that goes with it. One more

@@ -99,12 +99,12 @@ class Inspection:
 
     @property
     def macs_per_second(self) -> float:
-        """Multiply-accumulates for a second of audio, at the inspected length: attention's grow with it."""
+        """Multiply-accumulates for a second of audio, at the inspected length, with which attention's grow."""
         return self.root.macs / self.seconds
 
     @property
     def kinds(self) -> dict[str, Part]:
-        """The whole model shared out among the kinds: each part gives its kind what its children do not hold."""
+        """The whole model shared out among the kinds; each part gives its kind what its children do not hold."""
         kinds = {kind: Part(kind, kind, 0, 0, None if self.root.ms is None else 0.0) for kind in KINDS}
         for part in self.root.walk():
             sofar = kinds[part.kind]
