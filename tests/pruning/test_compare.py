@@ -76,15 +76,20 @@ def settings(model: Path, speech: Path) -> MakeSettings:
 
 @pytest.fixture(scope="module")
 def everything(settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
-    """All methods at one budget."""
+    """All methods at one budget, which feed-forward units alone cannot meet."""
     out = tmp_path_factory.mktemp("arena") / "out"
     return out, compare(settings("all"), out)
 
 
 def test_every_method_meets_the_budget_and_is_measured(everything: tuple[Path, Comparison]) -> None:
     out, comparison = everything
-    assert [row.method for row in comparison.rows] == ["learned", *SCORES, "scratch"] == list(METHODS)
-    for row in comparison.rows:
+    assert [row.method for row in comparison.rows] == list(METHODS)
+    assert ("learned", *SCORES, "scratch", "torch-pruning") == METHODS
+    outsider = comparison.rows[-1]
+    assert outsider.error is not None
+    assert outsider.error.startswith("torch-pruning prunes feed-forward units alone")
+    assert not (out / f"{outsider.name}.unfinished").exists()
+    for row in comparison.rows[:-1]:
         assert row.error is None, row
         assert row.budget == "params=60%,macs=60%"
         assert 0 < max(row.kept.values()) <= 0.6
@@ -101,7 +106,8 @@ def test_every_method_meets_the_budget_and_is_measured(everything: tuple[Path, C
 
 def test_only_what_decides_differs_between_methods(everything: tuple[Path, Comparison]) -> None:
     out, comparison = everything
-    runs = {row.method: PruneSettings.from_yaml(out / row.name / "run.yaml") for row in comparison.rows}
+    rows = comparison.rows[:-1]
+    runs = {row.method: PruneSettings.from_yaml(out / row.name / "run.yaml") for row in rows}
     scratch, learned = runs.pop("scratch"), runs.pop("learned")
     assert learned.learned.phases == ("start", "search", "reconstruct", "recover")
     for method, run in runs.items():
@@ -110,8 +116,8 @@ def test_only_what_decides_differs_between_methods(everything: tuple[Path, Compa
         assert run == replace(learned, oneshot=run.oneshot, learned=run.learned)
         assert replace(run.oneshot, score="obs") == learned.oneshot
     assert (scratch.oneshot.score, scratch.learned.phases) == ("random", ("start", "recover"))
-    assert {sum(row.steps.values()) for row in comparison.rows} == {2}
-    assert all({"start", "recover", "prune"} <= row.seconds.keys() for row in comparison.rows)
+    assert {sum(row.steps.values()) for row in rows} == {2}
+    assert all({"start", "recover", "prune"} <= row.seconds.keys() for row in rows)
 
 
 def test_scratch_keeps_the_same_fraction_of_every_layer(everything: tuple[Path, Comparison]) -> None:
@@ -121,6 +127,24 @@ def test_scratch_keeps_the_same_fraction_of_every_layer(everything: tuple[Path, 
     counts = sorted(count for count, _ in kept)
     assert counts[-1] - counts[0] <= 2  # Of 20, what still fitted being given back.
     assert all(units[name] == [1, 1] for name in units if name.count(".") == 1 and name.startswith("layers."))
+
+
+def test_another_library_prunes_by_itself_and_what_is_left_is_recovered(
+    settings: MakeSettings, tmp_path: Path
+) -> None:
+    (row,) = compare(settings("torch-pruning", keep=("params=85%",)), tmp_path).rows
+    assert row.error is None
+    assert 0.8 < row.kept["params"] <= 0.85
+    assert (sum(row.steps.values()), "start" in row.seconds) == (2, True)
+    assert PruneSettings.from_yaml(tmp_path / row.name / "run.yaml").learned.phases == ("recover",)
+    model = secateur.load(tmp_path / row.name).model
+    plan = json.loads((tmp_path / row.name / "plan.json").read_text())["kept"]
+    assert all(name.endswith("units") for name in plan)
+    for number, layer in enumerate(model.encoder.layers):
+        units = len(layer.feed_forward1.linear1.weight)
+        assert plan[f"layers.{number}.feed_forward1.units"].endswith("of 20")
+        assert units < 20
+    assert not (tmp_path / "scores").exists()
 
 
 def test_the_unpruned_model_and_the_speech_are_the_same_for_all(

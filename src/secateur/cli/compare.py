@@ -54,7 +54,7 @@ PAGE = "compare.html"
     show_default=True,
     callback=names,
     metavar="NAMES",
-    help="all, or some of: learned; a score of `secateur prune --score`; scratch.",
+    help="all, or some of: learned; a score of `secateur prune --score`; scratch; torch-pruning.",
 )
 @click.option(
     "--out",
@@ -110,6 +110,7 @@ def compare(
     Only what goes is decided differently. Whatever score decides, also one whose authors do neither, what is left is
     refitted in closed form and recovered by distillation alike. `learned` searches before, in a part of the same time.
     `scratch` keeps the same fraction of everything, drawn at random, and refits nothing: a narrower model, trained anew.
+    `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units by itself; recovery is the same.
 
     Given again, the command goes on where it was stopped, and with other methods or budgets it adds them.
     """

@@ -19,6 +19,7 @@ from secateur.evaluation.results import Evaluation
 from secateur.evaluation.timing import interleave, threads
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
+from secateur.pruning.compare import outsider
 from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
 from secateur.pruning.compare.scores import Judge
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
@@ -192,12 +193,18 @@ def _refuse_others(folder: Path, settings: PruneSettings) -> None:
         )
 
 
-def _begin(run: PruneSettings, folder: Path, same: _Same) -> bool:
-    """Do the first phase of a run, with scores that other runs have too; whether it had begun in an earlier call."""
+def _begin(method: str, run: PruneSettings, folder: Path, same: _Same) -> bool:
+    """Do the first phase of a run, by what runs share; whether it was done in an earlier call."""
     if (Workspace.place(folder) / f"{START}.pt").exists():
         return True
-    began = same.judge.start(run, same.costs(run.keep))
-    Workspace.of(folder, run.plain()).stage(START, lambda: began)
+    costs = same.costs(run.keep)
+    if method == outsider.NAME:
+        begun = outsider.start(
+            same.recognizer, same.groups, costs, Budget.parse(run.keep), audio_seconds=run.audio_seconds
+        )
+    else:
+        begun = same.judge.start(run, costs)
+    Workspace.of(folder, run.plain()).stage(START, lambda: begun)
     return False
 
 
@@ -215,7 +222,7 @@ def _row(
         dense, pool, before = same.recognizer, same.pool, same.before
         run = settings.run(method, budget)
         try:
-            goes_on = _begin(run, folder, same)
+            goes_on = _begin(method, run, folder, same)
             prune(
                 run,
                 folder,

@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur.errors import SecateurError
 from secateur.pruning.budget import Budget
+from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scores import SCORES
@@ -18,9 +19,10 @@ from secateur.runs import plain
 
 LEARNED, SCRATCH = "learned", "scratch"
 
-METHODS = (LEARNED, *SCORES, SCRATCH)
-"""What can be compared: the learned method with all its phases; each score, whose plan is refitted and recovered; and the
-same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained anew."""
+METHODS = (LEARNED, *SCORES, SCRATCH, TORCH_PRUNING)
+"""What can be compared: the learned method with all its phases; each score, whose plan is refitted and recovered; the
+same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained anew;
+and what another library does by itself, recovered."""
 
 ALL = "all"
 
@@ -75,6 +77,9 @@ class CompareSettings:
             score, left_out = self.oneshot.score, set()
         elif method == SCRATCH:
             score, left_out = "random", {"search", "reconstruct"}
+        elif method == TORCH_PRUNING:
+            # Its plan comes from elsewhere.
+            score, left_out = "magnitude", {"start", "search", "reconstruct"}
         phases = tuple(phase for phase in PHASES if phase not in left_out)
         return PruneSettings(
             self.model,

@@ -1,0 +1,136 @@
+"""Torch-Pruning, run by its own means on what it can prune of a speech model: the feed-forward units.
+
+Fang et al. 2023 (arXiv 2301.12900). Its dependency graph follows the gated linear units and the heads of a Conformer wrongly.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from secateur.errors import SecateurError
+from secateur.pruning.budget import Budget
+from secateur.pruning.curves import CostModel
+from secateur.recognizer import Recognizer
+from secateur.structure.groups import Groups
+from secateur.structure.plan import PruningPlan
+
+NAME = "torch-pruning"
+
+UNITS = "feed-forward units"
+
+
+def start(
+    recognizer: Recognizer,
+    groups: Groups,
+    costs: Mapping[str, CostModel],
+    budget: Budget,
+    *,
+    audio_seconds: float = 10.0,
+) -> dict[str, Any]:
+    """The phase ``start`` of a run as `LearnedMethod` keeps it, with the plan that Torch-Pruning's choice comes to.
+
+    It keeps the same fraction of every feed-forward module, the largest that meets the budget, which is how it is used
+    where nothing else is asked of it; the units are those with the largest weights in what makes and consumes them.
+
+    Raises:
+        SecateurError: it is not installed, or the budget cannot be met by feed-forward units alone.
+    """
+    began = perf_counter()
+    fraction = _fraction(groups, costs, budget, audio_seconds)
+    kept = keep_fraction(copy.deepcopy(recognizer.model), groups, _noise(recognizer), fraction)
+    plan = PruningPlan.keep(groups, kept)
+    return {"teacher": {}, "scores": {}, "plan": plan.to_json(), "seconds": perf_counter() - began}
+
+
+def keep_fraction(
+    model: PreTrainedModel, groups: Groups, inputs: Mapping[str, torch.Tensor], fraction: float
+) -> dict[str, list[int]]:
+    """Let Torch-Pruning keep a fraction of each feed-forward module, in place.
+
+    Args:
+        model: what is pruned; a parameter that is frozen is not any more.
+        groups: the model's.
+        inputs: for one forward pass.
+        fraction: of the units of each, rounded down.
+
+    Returns:
+        The units kept, by group.
+
+    Raises:
+        SecateurError: it is not installed.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        raise SecateurError(f"{NAME} is not installed; pip install 'secateur[rivals]' brings it") from None
+    makers = {model.get_submodule(path): name for name, path in _makers(groups).items()}
+    # It follows gradients through the model.
+    model.requires_grad_()
+    with torch.enable_grad(), warnings.catch_warnings():
+        # Of parameters outside of layers, none of which lie in a feed-forward module.
+        warnings.filterwarnings("ignore", message="Unwrapped parameters")
+        pruner = torch_pruning.pruner.BasePruner(
+            model,
+            dict(inputs),
+            importance=torch_pruning.importance.MagnitudeImportance(p=2),
+            pruning_ratio=1 - fraction,
+            root_module_types=[nn.Linear],
+            ignored_layers=[each for each in model.modules() if _has_weight(each) and each not in makers],
+        )
+        kept = {}
+        for group in pruner.step(interactive=True):
+            dependency, gone = group[0]
+            name = makers[dependency.target.module]
+            kept[name] = sorted(set(range(groups[name].size)) - set(gone))
+            group.prune()
+    return kept
+
+
+def _fraction(groups: Groups, costs: Mapping[str, CostModel], budget: Budget, audio_seconds: float) -> float:
+    """The largest fraction of all feed-forward units that a budget lets stay."""
+    names = [name for name, group in groups.items() if group.kind == UNITS]
+    limits = budget.limits({name: cost.dense for name, cost in costs.items()}, audio_seconds=audio_seconds)
+    if not names:
+        raise SecateurError(f"{NAME} prunes feed-forward units, and this model has none")
+    most = max((groups[name] for name in names), key=lambda group: group.size)
+    for count in reversed([count for count in most.counts() if count > 0]):
+        # Half a unit more, so that rounding down leaves as many whatever the fraction is rounded to.
+        fraction = min(1.0, (count + 0.5) / most.size)
+        kept = {name: max(1, int(groups[name].size * fraction)) for name in names}
+        if all(costs[name](kept) <= limit for name, limit in limits.items()):
+            return fraction
+    least = ", ".join(f"{name}={costs[name](kept) / costs[name].dense:.1%}" for name in limits)
+    raise SecateurError(
+        f"{NAME} prunes feed-forward units alone, by which the budget {budget} cannot be met: "
+        f"the smallest possible is {least}"
+    )
+
+
+def _makers(groups: Groups) -> dict[str, str]:
+    """Of each group of feed-forward units, the linear layer that makes them."""
+    found = {}
+    for tensor, layout in groups.tensors.items():
+        path, _, kind = tensor.rpartition(".")
+        made = [axis.group for dim in layout.dims[:1] for axis in dim if axis.group is not None]
+        if kind == "weight" and len(made) == 1 and groups[made[0]].kind == UNITS:
+            found[made[0]] = path
+    return found
+
+
+def _has_weight(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "weight", None), nn.Parameter)
+
+
+def _noise(recognizer: Recognizer) -> dict[str, torch.Tensor]:
+    """Inputs for a forward pass: a second of noise."""
+    noise = np.random.default_rng(0).normal(scale=0.1, size=recognizer.sample_rate).astype(np.float32)
+    return recognizer.prepare([noise])
