@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck slow try benchmark readme clean
+.PHONY: help setup demo test lint format typecheck slow try benchmark readme docs clean
 
 help:
 	@echo "make setup      the virtual environment in $(VENV)"
@@ -26,6 +26,7 @@ help:
 	@echo "make benchmark NAME=accuracy [ARGS='--limit 10']"
 	@echo "                measure what the README states (see benchmarks/README.md)"
 	@echo "make readme     write the measured figures into the README"
+	@echo "make docs       the site, with its links checked, into build/docs"
 	@echo "make clean      caches and builds; $(VENV) stays"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -67,6 +68,9 @@ benchmark: $(INSTALLED)
 
 readme: $(INSTALLED)
 	$(BIN)/python -m benchmarks.readme
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
 
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
