@@ -21,7 +21,6 @@ from secateur.pruning.distillation import Distillation, Distiller
 from secateur.pruning.gates import Gates
 from secateur.pruning.learned import Learned
 from secateur.pruning.objectives import Recovery, Search
-from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
@@ -30,6 +29,7 @@ from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
 from secateur.training.feed import Batch, Feed
 from secateur.training.precision import Working, lower, working_type
+from secateur.training.trainer import Length, Loop, Trainer
 
 WARM_UP = 2
 
@@ -62,17 +62,13 @@ def measure(steps: int, utterances: int) -> Figures:
             *gates.parameter_groups(settings.gate_rate, settings.gate_rate),
         ],
     ]
-    optimizers = [torch.optim.AdamW(groups_, fused=True) for groups_ in rates]
+    loop = Loop(Length(steps=WARM_UP + steps), decays=False)
+    trainers = [Trainer(*each, loop) for each in zip((recovery, search), rates, strict=True)]
     pool = SpeechPool.read(open_corpus(speech("fit"), limit=utterances), teacher.sample_rate, skips=SkipLog())
 
-    def step(objective: Recovery, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    def step(trainer: Trainer, batch: Batch) -> float:
         start = perf_counter()
-        loss, _ = objective.loss(batch, 0.0)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-        optimizer.step()
-        objective.stepped()
-        optimizer.zero_grad()
+        trainer.step(batch)
         return perf_counter() - start
 
     def bookkeeping() -> float:
@@ -86,24 +82,13 @@ def measure(steps: int, utterances: int) -> Figures:
         return perf_counter() - start
 
     seconds: dict[str, list[float]] = {"plain": [], "search": [], "gates": []}
-    feed = Feed(
-        pool,
-        teacher.prepare,
-        sample_rate=teacher.sample_rate,
-        batch_seconds=settings.batch_seconds,
-        augmentation=Augmentation(),
-        seed=0,
-        frames_per_second=teacher.inputs_per_second,
-    )
+    feed = Feed.of(teacher, pool, batch_seconds=settings.batch_seconds, augment=True, clean_epochs=0, seed=0)
     audio, began = 0.0, perf_counter()
     with masked(students[1].model, groups, search.masks), feed as batches:
         for batch in batches:
             if batch.step == WARM_UP:
                 waited_before, began = feed.waited, perf_counter()
-            taken = {
-                "plain": step(recovery, optimizers[0], batch),
-                "search": step(search, optimizers[1], batch),
-            }
+            taken = {"plain": step(trainers[0], batch), "search": step(trainers[1], batch)}
             taken["gates"] = bookkeeping()
             if batch.step >= WARM_UP:
                 for name, each in taken.items():

@@ -75,6 +75,8 @@ def test_a_result_tells_what_it_is_and_how_to_make_it_again(
     assert report == learned.report
     assert report["params"] == sum(p.numel() for p in learned.recognizer.model.parameters())
     assert (report["utterances"], report["left_out"], report["steps"]) == (16, 0, 70)
+    assert report["heard_seconds"] > report["audio_seconds"]
+    assert sum(part["params"] for part in report["kinds"]) == report["params"]
     # After half of the steps and after all; of an untrained model there is nothing to know.
     assert [row["step"] for row in report["history"]["train"] if "WER" in row] == [35, 70]
     assert TrainSettings.from_yaml(result / "run.yaml") == settings(str(speech), valid=str(valid))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,22 @@ def test_batches_are_repeated_exactly_by_the_same_seed_and_not_by_another(pool: 
     first, again, other = (batches_of(pool, 30, seed=seed) for seed in (3, 3, 4))
     assert all(map(same, first, again))
     assert not any(map(same, first, other))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_feed_of_a_recogniser_has_its_rates_and_hears_at_once_what_it_can(
+    pool: SpeechPool, augment: bool, alone: bool
+) -> None:
+    recognizer: Any = SimpleNamespace(
+        prepare=feature_frames, sample_rate=RATE, inputs_per_second=None, pads_cleanly=not alone
+    )
+    with Feed.of(
+        recognizer, pool, 3, batch_seconds=10.0, augment=augment, clean_epochs=0, seed=1, threads=1
+    ) as feed:
+        given = list(islice(feed, 4))
+    augmentation = Augmentation() if augment else Augmentation.none()
+    assert all(map(same, given, batches_of(pool, 4, augmentation=augmentation, seed=1, start=3, alone=alone)))
 
 
 @pytest.mark.parametrize("start", [1, 7, 25])
@@ -323,10 +340,11 @@ def test_settings_that_make_no_feed_are_refused(pool: SpeechPool, wrong: dict[st
 
 def test_a_night_is_planned_in_no_time() -> None:
     seconds = np.random.default_rng(0).uniform(1, 17, 2000)
-    started = time.perf_counter()
+    # On a busy machine the clock on the wall measures the others.
+    started = time.thread_time()
     for epoch in range(5):
         epoch_batches(seconds, epoch, batch_seconds=30.0, augmentation=Augmentation(), seed=0)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_real_opus_speech_is_prepared_for_the_real_conformer(shared: Path) -> None:

@@ -143,8 +143,7 @@ def test_rates_rise_first_and_fall_along_half_a_cosine_to_the_end() -> None:
         trainer = Trainer(
             objective,
             [{"params": [objective.weight], "lr": 0.2}],
-            Loop(Length(steps=400)),
-            decays=decays,
+            Loop(Length(steps=400), decays=decays),
             report=lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]),  # noqa: B023
         )
         trainer.run(Rows)  # type: ignore[arg-type]
@@ -265,7 +264,7 @@ def test_time_that_was_spent_before_an_interruption_counts_and_time_between_does
         run(kill)
     clock.passes(5000.0)
     progress = run(lambda _: None)
-    assert (progress.step, progress.spent) == (50, 100.0)
+    assert (progress.step, progress.spent, progress.before, progress.heard) == (50, 100.0, 60.0, 50.0)
 
 
 def test_a_phase_whose_length_is_not_known_yet_begins_anew(
@@ -320,8 +319,7 @@ def test_rates_rise_as_long_as_they_are_told_to() -> None:
     trainer = Trainer(
         objective,
         [{"params": [objective.weight], "lr": 0.2}],
-        Loop(Length(steps=100), warm_up=50),
-        decays=False,
+        Loop(Length(steps=100), warm_up=50, decays=False),
         report=lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]),
     )
     trainer.run(Rows)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -37,15 +38,15 @@ from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer, Waveform
-from secateur.speech.augmentation import Augmentation
 from secateur.speech.pool import SpeechPool
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.training.feed import Batch, Feed
+from secateur.training.phase import Log, run_phase
 from secateur.training.precision import Working, lower, working_type
-from secateur.training.trainer import Length, Loop, Progress, Trainer
+from secateur.training.trainer import Length, Loop
 from secateur.training.workspace import Workspace
 
 COARSE_RATE = 0.25
@@ -145,7 +146,7 @@ class LearnedMethod:
         *,
         validate: Callable[[Recognizer], float] | None = None,
         audio_seconds: float = 10.0,
-        log: Callable[[str, Mapping[str, float]], None] | None = None,
+        log: Log | None = None,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
@@ -257,7 +258,7 @@ class LearnedMethod:
                 return self.validate(self._sliced(rounded(), unmasked))
 
             with masked(student.model, self.groups, objective.masks):
-                self._train("search", objective, parameters, 0, validate, decays=False)
+                self._train("search", objective, parameters, validate)
             working.restore()
             plan = rounded()
             return {
@@ -298,7 +299,7 @@ class LearnedMethod:
                 assert self.validate is not None
                 return self.validate(student)
 
-            self._train("recover", objective, parameters, 1, validate, decays=True)
+            self._train("recover", objective, parameters, validate)
             working.restore()
             return {"model": student.model.state_dict(), "history": self.history["recover"]}
 
@@ -312,71 +313,45 @@ class LearnedMethod:
         phase: str,
         objective: Recovery,
         parameters: list[dict[str, Any]],
-        number: int,
         validate: Callable[[], float],
-        *,
-        decays: bool,
     ) -> None:
-        settings = self.settings
-        loop = Loop(
-            self._length(phase),
-            validations=settings.validations,
-            # The budget is met at the end of the search only, so that what came before tells nothing of it.
-            keeps_best=phase == "recover",
-        )
-        logged = 0
+        settings, recovers = self.settings, phase == "recover"
         threads = torch.get_num_threads()
         # Small layers leave more threads idle than teacher and student do, side by side.
         ahead = round(TEACHING * threads) if self.recognizer.model.device.type == "cpu" else 0
-
-        def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
-            nonlocal logged
-            if self.log is not None:
-                for row in at.history[logged:]:
-                    self.log(phase, row)
-                logged = len(at.history)
-            self.progress.total = at.total
-            shown = {name: f"{value:.3g}" for name, value in figures.items()}
-            for name, target in zip(self.limited, self.targets, strict=True):
-                if name in shown:
-                    shown[name] += f" → {target:.3g}"
-            errors = [row["WER"] for row in at.history if "WER" in row]
-            if errors:
-                shown["WER"] = f"{errors[-1]:.2%}"
-            self.progress.advance(1, audio_seconds=seconds, **shown)
-
-        def feed(start: int) -> Feed:
-            return Feed(
-                self.pool,
-                self.recognizer.prepare,
-                sample_rate=self.recognizer.sample_rate,
-                batch_seconds=settings.batch_seconds,
-                augmentation=Augmentation() if settings.augment else Augmentation.none(),
-                clean_epochs=1,
-                # Recovery hears other batches first than the search did.
-                seed=2 * self.oneshot.seed + number,
-                start=start,
-                alone=not self.recognizer.pads_cleanly,
-                frames_per_second=self.recognizer.inputs_per_second,
-                teach=objective.distiller.teach if ahead else None,
-                threads=ahead or None,
-            )
-
-        trainer = Trainer(
-            objective,
-            parameters,
-            loop,
-            decays=decays,
-            checkpoint=self.workspace.progress(phase),
-            validate=validate if self.validate is not None else None,
-            report=report,
-        )
-        # A phase that is taken up again logged these in an earlier run, which took its time.
-        logged = len(trainer.progress.history)
-        self._before += trainer.progress.spent
-        self.progress.begin(phase, trainer.progress.total, trainer.progress.step)
         with _threads(threads - ahead):
-            self.history[phase] = trainer.run(feed).history
+            done = run_phase(
+                phase,
+                objective,
+                parameters,
+                # The budget is met at the end of the search only, so that what came before tells nothing of it.
+                Loop(
+                    self._length(phase),
+                    validations=settings.validations,
+                    keeps_best=recovers,
+                    decays=recovers,
+                ),
+                partial(
+                    Feed.of,
+                    self.recognizer,
+                    self.pool,
+                    batch_seconds=settings.batch_seconds,
+                    augment=settings.augment,
+                    clean_epochs=1,
+                    # Recovery hears other batches first than the search did.
+                    seed=2 * self.oneshot.seed + recovers,
+                    teach=objective.distiller.teach if ahead else None,
+                    threads=ahead or None,
+                ),
+                self.workspace,
+                self.progress,
+                validate=validate if self.validate is not None else None,
+                log=self.log,
+                targets=dict(zip(self.limited, self.targets, strict=True)),
+            )
+        # The time that earlier runs took for the phase.
+        self._before += done.before
+        self.history[phase] = done.history
 
     def _length(self, phase: str) -> Length:
         """Steps that were asked for, or the phase's part of the time that is left."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,24 @@ from transformers import ParakeetFeatureExtractor
 from secateur import runs
 from secateur.errors import SecateurError
 from secateur.evaluation.evaluate import evaluate
-from secateur.evaluation.normalise import normaliser
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
-from secateur.speech.audio import audio_seconds
-from secateur.speech.augmentation import Augmentation
-from secateur.speech.corpus import Corpus, open_corpus
+from secateur.speech.corpus import Corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
-from secateur.speech.skips import SkipLog, Skipped
-from secateur.speech.utterance import Utterance
+from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.objective import Transcription
 from secateur.supervised.pieces import find_pieces
 from secateur.supervised.settings import TrainSettings
+from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
+from secateur.training.phase import Log, run_phase
 from secateur.training.precision import Working, working_type
-from secateur.training.trainer import Length, Loop, Progress, Trainer
+from secateur.training.trainer import Length, Loop
 from secateur.training.workspace import Workspace
 
 PHASE = "train"
@@ -62,7 +61,7 @@ def train(
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
-    log: Callable[[str, Mapping[str, float]], None] | None = None,
+    log: Log | None = None,
 ) -> Trained:
     """Train a recogniser from scratch and write the result, which `secateur.load` reads.
 
@@ -91,16 +90,15 @@ def train(
     tell = tell or (lambda _: None)
     clock = runs.Stopwatch()
     features = ParakeetFeatureExtractor()
-    data = open_corpus(settings.data)
-    valid = None if settings.valid is None else _scorable(settings.valid, settings.valid_limit)
+    speech = Transcribed(settings.data, settings.batch_seconds)
+    valid = None if settings.valid is None else scorable(settings.valid, settings.valid_limit)
     plain = runs.plain(settings)
     with Workspace(None) if out is None else Workspace.of(Path(out), plain) as workspace:
         if workspace.resumes:
             tell(f"going on with the run in {workspace.folder}")
         with clock.time("read"):
             progress.begin("reading speech")
-            speech = _Transcribed(data, settings.batch_seconds)
-            pool = _read(speech, settings, int(features.sampling_rate), skips, progress)
+            pool = speech.read(int(features.sampling_rate), skips, progress)
         if speech.left_out:
             tell(speech.said())
         recognizer = _untrained(settings, pool, features, device)
@@ -122,6 +120,7 @@ def train(
             "vocabulary": len(recognizer.tokenizer) - 1,
             "utterances": len(pool),
             "audio_seconds": round(float(pool.seconds.sum()), 1),
+            "heard_seconds": round(made["heard"], 1),
             "left_out": speech.left_out,
             "skipped": skips.skipped,
             "steps": made["steps"],
@@ -144,81 +143,6 @@ def train(
                 runs.write_run(folder / "run.yaml", settings, environment)
                 (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return Trained(recognizer, report)
-
-
-class _Transcribed:
-    """The utterances of a corpus that can be learned from, their words as error rates compare them; a source.
-
-    Attributes:
-        wordless: how many were left out for want of words, the last time that the source was read.
-        long: how many because they are longer than a batch.
-    """
-
-    def __init__(self, corpus: Corpus, longest_seconds: float) -> None:
-        self.corpus, self.longest_seconds = corpus, longest_seconds
-        self.wordless = self.long = 0
-
-    def __call__(self) -> Iterator[Utterance | Skipped]:
-        self.wordless = self.long = 0
-        words = normaliser("basic")
-        for entry in self.corpus.entries():
-            if isinstance(entry, Skipped):
-                yield entry
-                continue
-            text = words(entry.text or "")
-            if not text:
-                self.wordless += 1
-                continue
-            try:
-                seconds = entry.duration or audio_seconds(entry.path) - entry.offset
-            except SecateurError as error:
-                yield Skipped(entry.id, str(error))
-                continue
-            if seconds > self.longest_seconds:
-                self.long += 1
-            else:
-                yield replace(entry, text=text)
-
-    @property
-    def left_out(self) -> int:
-        return self.wordless + self.long
-
-    def said(self) -> str:
-        """How many were left out, and why."""
-        return (
-            f"left out {self.left_out} utterances: {self.wordless} without a transcript, "
-            f"{self.long} longer than a batch of {self.longest_seconds:g} s"
-        )
-
-
-def _read(
-    speech: _Transcribed, settings: TrainSettings, sample_rate: int, skips: SkipLog, progress: ProgressBar
-) -> SpeechPool:
-    """All speech that can be learned from."""
-    if not any(isinstance(entry, Utterance) for entry in speech()):
-        raise SecateurError(
-            f"{settings.data} has nothing to learn from ({speech.said()}): give transcribed speech"
-            if speech.left_out
-            else f"{settings.data} has no utterance that can be read: give transcribed speech"
-        )
-    return SpeechPool.read(
-        Corpus(speech),
-        sample_rate,
-        skips=skips,
-        longest_seconds=settings.batch_seconds,
-        progress=lambda utterances, seconds: progress.advance(utterances, audio_seconds=seconds),
-    )
-
-
-def _scorable(data: str | Path, limit: int | None) -> Corpus:
-    """Speech to measure on, refused before the work rather than in the midst of it."""
-    valid = open_corpus(data, limit=limit)
-    for entry in valid.entries():
-        if isinstance(entry, Utterance) and entry.text is None:
-            raise SecateurError(
-                f"{entry.path} has no transcript to measure on: give transcribed speech as {data}, or none"
-            )
-    return valid
 
 
 def _untrained(
@@ -261,7 +185,7 @@ def _learned(
     valid: Corpus | None,
     workspace: Workspace,
     progress: ProgressBar,
-    log: Callable[[str, Mapping[str, float]], None] | None,
+    log: Log | None,
 ) -> dict[str, Any]:
     """Train to the end, or go on with it."""
     model = recognizer.model
@@ -281,52 +205,32 @@ def _learned(
         model.eval()
         return evaluate(recognizer, part).wer
 
-    logged = 0
-
-    def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
-        nonlocal logged
-        if log is not None:
-            for row in at.history[logged:]:
-                log(PHASE, row)
-        logged = len(at.history)
-        progress.total = at.total
-        shown = {name: f"{value:.3g}" for name, value in figures.items()}
-        errors = [row["WER"] for row in at.history if "WER" in row]
-        if errors:
-            shown["WER"] = f"{errors[-1]:.2%}"
-        progress.advance(1, audio_seconds=seconds, **shown)
-
-    def feed(start: int) -> Feed:
-        return Feed(
-            pool,
-            recognizer.prepare,
-            sample_rate=recognizer.sample_rate,
-            batch_seconds=settings.batch_seconds,
-            augmentation=Augmentation() if settings.augment else Augmentation.none(),
-            clean_epochs=settings.clean_epochs,
-            seed=settings.seed,
-            start=start,
-            frames_per_second=recognizer.inputs_per_second,
-            threads=1,
-        )
-
-    trainer = Trainer(
+    done = run_phase(
+        PHASE,
         Transcription(recognizer, working, settings.seed),
         [{"params": working.parameters(), "lr": settings.rate}],
         loop,
-        checkpoint=workspace.progress(PHASE),
+        partial(
+            Feed.of,
+            recognizer,
+            pool,
+            batch_seconds=settings.batch_seconds,
+            augment=settings.augment,
+            clean_epochs=settings.clean_epochs,
+            seed=settings.seed,
+            threads=1,
+        ),
+        workspace,
+        progress,
         validate=None if part is None else validate,
-        report=report,
+        log=log,
     )
-    # What is taken up again was logged in an earlier run.
-    logged = len(trainer.progress.history)
-    progress.begin("training", trainer.progress.total, trainer.progress.step)
-    done = trainer.run(feed)
     working.restore()
     return {
         "model": model.state_dict(),
         "history": done.history,
         "steps": done.step,
+        "heard": done.heard,
         "seconds": round(done.spent, 2),
     }
 

@@ -10,7 +10,7 @@ from itertools import count
 from queue import Queue
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from secateur.speech.audio import Waveform
 from secateur.speech.augmentation import Augmentation, change_speed
 from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.pool import SpeechPool
+
+if TYPE_CHECKING:
+    from secateur.recognizer import Recognizer
 
 # Batches whose utterances are sorted by length together: enough of them that little is padding, few enough that what
 # is heard one after the other stays mixed.
@@ -143,6 +146,36 @@ class Feed:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="secateur-feed", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def of(
+        cls,
+        recognizer: Recognizer,
+        pool: SpeechPool,
+        start: int = 0,
+        *,
+        batch_seconds: float,
+        augment: bool,
+        clean_epochs: int,
+        seed: int,
+        teach: Callable[[dict[str, Tensor]], Any] | None = None,
+        threads: int | None = None,
+    ) -> Feed:
+        """The feed that suits a recogniser; ``augment``: with the augmentation as it is by default, or with none."""
+        return cls(
+            pool,
+            recognizer.prepare,
+            sample_rate=recognizer.sample_rate,
+            batch_seconds=batch_seconds,
+            augmentation=Augmentation() if augment else Augmentation.none(),
+            clean_epochs=clean_epochs,
+            seed=seed,
+            start=start,
+            alone=not recognizer.pads_cleanly,
+            frames_per_second=recognizer.inputs_per_second,
+            teach=teach,
+            threads=threads,
+        )
 
     def __iter__(self) -> Feed:
         return self

@@ -80,6 +80,7 @@ class Loop:
             before the first one.
         validates_untrained: whether there is that one.
         warm_up: steps over which the rates rise.
+        decays: whether they fall along half a cosine to the end, or stay.
         keeps_best: whether the phase ends with the model that was validated best, or with the last one.
     """
 
@@ -89,6 +90,7 @@ class Loop:
     keeps_best: bool = False
     validates_untrained: bool = True
     warm_up: int = WARM_UP_STEPS
+    decays: bool = True
 
 
 @dataclass
@@ -99,6 +101,8 @@ class Progress:
         step: steps done.
         total: steps there will be; None until the speed is known.
         spent: seconds that the phase has taken, over all its runs.
+        before: those of them that earlier runs took.
+        heard: seconds of audio in all steps.
         history: figures of some steps, each with the ``step`` that it is of.
         best: the lowest value of a validation, and the model that it is of.
     """
@@ -106,6 +110,8 @@ class Progress:
     step: int = 0
     total: int | None = None
     spent: float = 0.0
+    before: float = 0.0
+    heard: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: tuple[float, dict[str, Tensor]] | None = None
 
@@ -117,7 +123,6 @@ class Trainer:
         objective: what is trained.
         parameters: groups of parameters as `torch.optim.AdamW` takes them, each with its rate at the top, ``lr``.
         loop: how.
-        decays: whether the rates fall along half a cosine to the end, or stay.
         checkpoint: file to go on from, written all the while; None: it is not kept.
         validate: measures what is trained; the lower the better. Its value is kept in the history as ``WER``.
         report: told after each step about the progress, the seconds of audio and the figures.
@@ -129,12 +134,11 @@ class Trainer:
         parameters: Sequence[dict[str, Any]],
         loop: Loop,
         *,
-        decays: bool = True,
         checkpoint: Path | None = None,
         validate: Callable[[], float] | None = None,
         report: Callable[[Progress, float, Mapping[str, float]], object] | None = None,
     ) -> None:
-        self.objective, self.loop, self.decays = objective, loop, decays
+        self.objective, self.loop = objective, loop
         self.checkpoint, self.validate, self.report = checkpoint, validate, report
         self.rates = [group["lr"] for group in parameters]
         self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -164,7 +168,7 @@ class Trainer:
         with _patience() as interrupted, feed(progress.step) as batches:
             written = perf_counter()
             while (progress.total is None or progress.step < progress.total) and not interrupted():
-                self._step(next(batches))
+                self.step(next(batches))
                 if perf_counter() - written > self._pause:
                     written = self._write()
             if interrupted():
@@ -173,7 +177,12 @@ class Trainer:
             self.objective.load_model_state(progress.best[1])
         return progress
 
-    def _step(self, batch: Batch) -> None:
+    def step(self, batch: Batch) -> None:
+        """Learn from one batch, and do what is due after it but for writing checkpoints; `run` calls it.
+
+        Raises:
+            SecateurError: the loss is not finite any more.
+        """
         progress = self.progress
         share = 0.0 if progress.total is None else progress.step / progress.total
         factor = self._rate(progress.step, share)
@@ -197,6 +206,7 @@ class Trainer:
             )
         self.optimizer.zero_grad()
         progress.step += 1
+        progress.heard += batch.seconds
         self._plan(self._lap())
         self._note(figures)
         if self.report is not None:
@@ -204,7 +214,7 @@ class Trainer:
 
     def _rate(self, step: int, share: float) -> float:
         """Of the rates at the top, the part that a step is taken with."""
-        decay = 0.5 * (1 + math.cos(math.pi * share)) if self.decays else 1.0
+        decay = 0.5 * (1 + math.cos(math.pi * share)) if self.loop.decays else 1.0
         return min(1.0, (step + 1) / self.loop.warm_up) * decay
 
     def _plan(self, seconds: float) -> None:
@@ -262,6 +272,7 @@ class Trainer:
                 "step": progress.step,
                 "total": progress.total,
                 "spent": progress.spent,
+                "heard": progress.heard,
                 "history": progress.history,
                 "best": progress.best,
                 "model": self.objective.model_state(),
@@ -279,11 +290,13 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         best = state["best"]
         self.progress = Progress(
-            state["step"],
-            state["total"],
-            state["spent"],
-            state["history"],
-            None if best is None else tuple(best),
+            step=state["step"],
+            total=state["total"],
+            spent=state["spent"],
+            before=state["spent"],
+            heard=state["heard"],
+            history=state["history"],
+            best=None if best is None else tuple(best),
         )
 
 
