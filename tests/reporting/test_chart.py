@@ -101,3 +101,10 @@ def test_an_interval_that_begins_at_nothing_can_be_drawn_on_a_logarithmic_axis()
     chart = trade_off("WER", "parameters", dots, (text, text))
     assert chart.dots[0].interval is not None
     assert max(chart.dots[0].interval) <= HEIGHT
+
+
+def test_a_curve_through_orders_of_magnitude_may_be_drawn_on_a_logarithmic_axis() -> None:
+    points = [(float(step), 8.0 / step) for step in range(1, 41)]
+    linear, logarithmic = (curve("loss", points, text, zero=True, spread=spread) for spread in (False, True))
+    assert linear.y_marks[0][1] == "0"
+    assert [mark for _, mark in logarithmic.y_marks] == ["0.2", "0.5", "1", "2", "5", "10"]

@@ -124,14 +124,20 @@ class Chart:
 
 
 def curve(
-    title: str, points: Sequence[Point], form: Format, *, zero: bool = False, limit: float | None = None
+    title: str,
+    points: Sequence[Point],
+    form: Format,
+    *,
+    zero: bool = False,
+    spread: bool = False,
+    limit: float | None = None,
 ) -> Chart:
-    """A figure by step, with the level that it may not be above."""
+    """A figure by step, with the level that it may not be above; for ``zero`` and ``spread`` see `Axis.over`."""
     last = points[-1]
     across = Axis.over([0.0, *(x for x, _ in points)])
     # What lies beyond the last step is empty.
     across = Axis(across.low, last[0] or 1.0, tuple(m for m in across.marks if m <= (last[0] or 1.0)))
-    up = Axis.over([*(y for _, y in points), *([] if limit is None else [limit])], zero=zero)
+    up = Axis.over([*(y for _, y in points), *([] if limit is None else [limit])], zero=zero, spread=spread)
     x, y = _places(across, up)
     summary = (
         f"{title} from {form(points[0][1])} at step {points[0][0]:g} to {form(last[1])} at step {last[0]:g}"

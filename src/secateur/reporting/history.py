@@ -51,6 +51,8 @@ def _charts(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> l
                 points,
                 rounded_percent if fraction else "{:.3g}".format,
                 zero=not fraction,
+                # It falls through orders of magnitude, and what matters is at the end.
+                spread=name == "loss",
                 limit=limits.get(COSTS[name]) if name in COSTS else None,
             )
         )

@@ -90,8 +90,12 @@ class Training(Run):
     @property
     def figures(self) -> Mapping[str, Any]:
         """Size of the model that came out, and what was measured of it."""
-        size = {name: self.report[name] for name in ("params", "macs_per_second")}
-        return size | self.report.get("valid", {})
+        measured: Mapping[str, Any] = self.report.get("valid", {})
+        return {
+            "params": self.report["params"],
+            "macs_per_second": self.report["macs_per_second"],
+            **measured,
+        }
 
 
 def read(folder: str | Path) -> Result | Training:
