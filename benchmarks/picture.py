@@ -1,0 +1,257 @@
+"""Draw what a comparison came to, for the README: word error rates against parameters and against measured time.
+
+    python -m benchmarks.picture arena/compare.json
+
+It takes the ``compare.json`` of `secateur compare`, or a result that `benchmarks.record` made of that command. Needs Matplotlib:
+pip install 'secateur[figures]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.record import RESULTS, ROOT, Figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COMPARISON = RESULTS / "compare.json"
+OUTSIDER = RESULTS / "whisper_tiny_test.json"
+OUT = ROOT / "docs" / "pictures" / "compare.png"
+
+INK, QUIET, LINE = "#1b1f1d", "#6b756f", "#d9ddd8"
+OURS, OUTSIDE, OTHERS = "#1d7a52", "#a8421d", "#7c8a99"
+OUTSIDE_NAMES = ("torch-pruning", "Whisper tiny.en")
+WIDTH, HEIGHT, DPI = 10.0, 5.4, 160
+"""In inches, and dots in one."""
+
+COSTS = {
+    "params": ("{:g} M", "parameters"),
+    "time": ("{:g} %", "time of a forward pass, of the unpruned model's"),
+}
+"""What stands on the two axes of costs, and how their marks are written."""
+
+MARKS = (1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100, 200, 300, 500)
+"""Percent, or millions of parameters."""
+
+GAP = 12.0
+"""Points between the lines of names."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model: what it is called, its budget, its costs by name, its word error rate and the interval's ends."""
+
+    name: str
+    budget: str
+    costs: Mapping[str, float]
+    wer: float
+    low: float
+    high: float
+
+
+def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], str]:
+    """The models of a comparison, the unpruned one first, and what they were measured on: ``test``, else ``valid``.
+
+    Args:
+        file: a record of a comparison.
+        outsider: a result of `benchmarks.whisper`, which belongs to ``test`` alone.
+    """
+    record = _read(file)
+    figures = record.get("figures", record)
+    figures = figures.get("printed", figures)
+    name = "test" if "test" in figures["unpruned"] else "valid"
+    dense = figures["unpruned"][name]
+    points = [_point("unpruned", "", dense["params"], 1.0, dense)]
+    for row in figures["rows"]:
+        if row["error"] is None:
+            time = row["time"]["median"] if row["time"] else math.nan
+            points.append(_point(row["method"], row["budget"], row["valid"]["params"], time, row[name]))
+    if outsider is not None and outsider.exists() and name == "test":
+        found = _read(outsider)["figures"]
+        whisper = found["whisper"]
+        points.append(_point("Whisper tiny.en", "", whisper["params"], found["time"]["median"], whisper))
+    return points, name
+
+
+def draw(points: Sequence[Point], measured_on: str, out: Path) -> None:
+    """Draw two panels, and write them as PNG."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    settings = {
+        "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": LINE,
+        "xtick.color": QUIET, "ytick.color": QUIET, "axes.labelcolor": QUIET,
+    }  # fmt: skip
+    with plt.rc_context(settings):
+        figure, panels = plt.subplots(
+            1, 2, figsize=(WIDTH, HEIGHT), dpi=DPI, sharey=True, layout="constrained", facecolor="white"
+        )
+        for panel, cost in zip(panels, COSTS, strict=True):
+            _axes(panel, points, cost)
+        panels[0].set_title(
+            f"Word error rate on {measured_on}, with 95 % intervals",
+            loc="left",
+            fontsize=11,
+            color=INK,
+            pad=12,
+        )
+        # Where things stand is known only now, and names are placed by it.
+        figure.canvas.draw()
+        for panel, cost in zip(panels, COSTS, strict=True):
+            known = [point for point in points if math.isfinite(point.costs[cost])]
+            _points(panel, known, cost)
+            _names(panel, known, cost)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, metadata={"Software": None})
+        plt.close(figure)
+
+
+def _axes(panel: Axes, points: Sequence[Point], cost: str) -> None:
+    """Both axes, logarithmic, with round marks."""
+    costs = [point.costs[cost] for point in points if math.isfinite(point.costs[cost])]
+    # Room on the left for the names of the smallest, and above the largest for its name.
+    across = (min(costs, default=0.5) / 1.7, 1.4 * max(costs, default=1.0))
+    up = (min(point.low for point in points) / 1.15, 1.15 * max(point.high for point in points))
+    form, label = COSTS[cost]
+    panel.set(xscale="log", yscale="log", xlim=across, ylim=up)
+    scale = 1e6 if cost == "params" else 0.01
+    xs = [mark * scale for mark in MARKS if across[0] <= mark * scale <= across[1]]
+    ys = [mark / 100 for mark in MARKS if up[0] <= mark / 100 <= up[1]]
+    panel.set_xticks(xs, [form.format(x / scale) for x in xs])
+    panel.set_yticks(ys, [f"{100 * y:g} %" for y in ys])
+    panel.minorticks_off()
+    panel.grid(axis="y", color=LINE, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.tick_params(length=0)
+    panel.set_xlabel(label, loc="right")
+
+
+def _points(panel: Axes, points: Sequence[Point], cost: str) -> None:
+    for name in dict.fromkeys(point.name for point in points):
+        mine = sorted((each for each in points if each.name == name), key=lambda each: each.costs[cost])
+        colour = _colour(name)
+        ours = name == "learned"
+        xs, ys = [each.costs[cost] for each in mine], [each.wer for each in mine]
+        panel.plot(xs, ys, color=colour, linewidth=1.8 if ours else 0.9, alpha=1.0 if ours else 0.5, zorder=3)
+        panel.errorbar(
+            xs,
+            ys,
+            yerr=[[each.wer - each.low for each in mine], [each.high - each.wer for each in mine]],
+            fmt="D" if name in OUTSIDE_NAMES else "o",
+            color=colour,
+            markersize=6 if ours else 4.5,
+            markerfacecolor="white" if name == "unpruned" else colour,
+            elinewidth=1.0,
+            zorder=5 if ours else 4,
+        )
+
+
+def _names(panel: Axes, points: Sequence[Point], cost: str) -> None:
+    """Write each name once, beside its smallest model, where lines are not: error rates rise to the left."""
+    smallest: dict[str, Point] = {}
+    for point in sorted(points, key=lambda each: each.costs[cost]):
+        smallest.setdefault(point.name, point)
+    budgets = [point.budget for point in smallest.values() if point.budget]
+    for budget in dict.fromkeys(budgets):
+        column = sorted((p for p in smallest.values() if p.budget == budget), key=lambda point: point.wer)
+        places = [_place(panel, point, cost) for point in column]
+        first = budget == budgets[0]
+        x = min(x for x, _ in places) - 20 if first else max(x for x, _ in places) + 20
+        heights = _spread([y for _, y in places])
+        for point, place, y in zip(column, places, heights, strict=True):
+            _name(panel, point, place, (x, y), "right" if first else "left", tied=True)
+    for point in smallest.values():
+        if not point.budget:
+            x, y = _place(panel, point, cost)
+            _name(panel, point, (x, y), (x, y + 16), "center", tied=False)
+
+
+def _place(panel: Axes, point: Point, cost: str) -> tuple[float, float]:
+    """Where a model stands, in points from the lower left corner of the figure."""
+    x, y = panel.transData.transform((point.costs[cost], point.wer)) * 72 / DPI
+    return float(x), float(y)
+
+
+def _name(
+    panel: Axes, point: Point, place: tuple[float, float], at: tuple[float, float], side: str, *, tied: bool
+) -> None:
+    from matplotlib.patheffects import withStroke
+
+    line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
+    panel.annotate(
+        point.name,
+        xy=place,
+        xytext=at,
+        xycoords="figure points",
+        textcoords="figure points",
+        ha=side,
+        va="center",
+        fontsize=9,
+        fontweight="bold" if point.name == "learned" else "normal",
+        color=_colour(point.name),
+        arrowprops=line if tied else None,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        zorder=6,
+    )
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Heights, in rising order, moved apart to `GAP` at least, and as little as that takes."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _bottom(groups[-1]) < _bottom(groups[-2]) + GAP * len(groups[-2]):
+            last = groups.pop()
+            groups[-1] += last
+    return [_bottom(group) + GAP * index for group in groups for index in range(len(group))]
+
+
+def _bottom(group: Sequence[float]) -> float:
+    """Where the lowest line of names stands that are centred on where they belong."""
+    return sum(group) / len(group) - GAP * (len(group) - 1) / 2
+
+
+def _colour(name: str) -> str:
+    if name == "learned":
+        return OURS
+    return OUTSIDE if name in OUTSIDE_NAMES else INK if name == "unpruned" else OTHERS
+
+
+def _point(name: str, budget: str, params: float, time: float, heard: Figures) -> Point:
+    low, high = heard["wer_interval"]
+    # A logarithmic axis has no nothing.
+    return Point(name, budget, {"params": params, "time": time}, heard["wer"], max(low, 1e-3), high)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{file} cannot be read: {error}") from None
+    return content
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw a comparison that was recorded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("comparison", type=Path, nargs="?", default=COMPARISON)
+    parser.add_argument("--whisper", type=Path, default=OUTSIDER, help="result of benchmarks.whisper")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args(arguments)
+    points, measured_on = read_points(options.comparison, options.whisper)
+    draw(points, measured_on, options.out)
+    print(f"{len(points)} models are drawn in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
