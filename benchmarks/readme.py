@@ -56,7 +56,7 @@ class Results:
 def section(folder: Path) -> str:
     """What stands between the markers."""
     results = Results(folder)
-    parts = [part for part in (accuracy(results), pruned(results), speed(results)) if part]
+    parts = [part for part in (accuracy(results), pruned(results), speed(results), demo(results)) if part]
     if not parts:
         return "No figures have been recorded yet."
     return "\n\n".join([*parts, footnote(results.used.values())])
@@ -144,6 +144,26 @@ def speed(results: Results) -> str:
             "at most."
         )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def demo(results: Results) -> str:
+    """What the demo shows, and what its model is worth beyond it."""
+    figures = results.figures("demo")
+    if figures is None:
+        return ""
+    before, after = figures["before"], figures["after"]
+    text = (
+        f"`secateur demo` took {figures['seconds'] / 60:.1f} min, the making of its speech included: "
+        f"{millions(before['params'])} parameters to {millions(after['params'])}, {millions(before['macs_per_second'])} MACs / s "
+        f"to {millions(after['macs_per_second'])}, a forward pass to {figures['forward_ratio']:.2f} of its time, and "
+        f"{percent(before['wer'])} WER to {percent(after['wer'])} on {before['utterances']} utterances of voices and sentences "
+        "that neither model was trained on."
+    )
+    people = [(name, results.figures(f"demo_{name}")) for name in ("valid", "an4")]
+    heard = [f"{percent(measured['wer'])} on {SETS[name]}" for name, measured in people if measured]
+    if heard:
+        text += f" It has heard no human being, and so its unpruned model has a WER of {' and '.join(heard)}."
+    return text
 
 
 def footnote(results: Iterable[Figures]) -> str:

@@ -137,6 +137,13 @@ def test_a_large_model_is_measured_step_by_step(benchmarks: None, tmp_path: Path
     assert large.reload(tmp_path / "pruned")["params_after"] == made["params_after"]
 
 
+@pytest.mark.slow  # it speaks twelve hundred utterances
+def test_the_demo_runs_in_a_process_of_its_own(run: Run) -> None:
+    results = run("demo", "--steps", 2)
+    assert results["demo"]["figures"]["kept"]["params"] <= 0.5
+    assert results["demo_valid"]["figures"]["utterances"] == 4
+
+
 @pytest.mark.slow  # two processes that import all of transformers
 def test_a_large_model_is_made_and_reloaded_in_processes_of_their_own(run: Run) -> None:
     figures = run("large", "--layers", 1, "--width", 64)["large"]["figures"]
@@ -189,6 +196,16 @@ def test_pruned_models_stand_below_the_unpruned_one(benchmarks: None, tmp_path: 
     assert "| everything | unpruned | 13.15 M | 545 M | 4.00 % |  |" in text
     assert "| `params=50%,macs=50%` | `oneshot` | 6.50 M | 270 M | 4.00 % | 3.0 min |" in text
     assert "WER test-clean" not in text
+
+
+def test_the_demo_has_a_sentence_of_its_own(benchmarks: None, tmp_path: Path) -> None:
+    readme = importlib.import_module("benchmarks.readme")
+    measured = WER | COSTS | {"utterances": 200}
+    write(tmp_path, made_up("demo", seconds=90, forward_ratio=0.6, before=measured, after=measured))
+    assert "`secateur demo` took 1.5 min" in readme.section(tmp_path)
+    assert "human" not in readme.section(tmp_path)
+    write(tmp_path, made_up("demo_an4", **WER))
+    assert "a WER of 4.00 % on AN4" in readme.section(tmp_path)
 
 
 def test_the_readme_has_the_figures_of_the_results(benchmarks: None) -> None:
