@@ -27,7 +27,8 @@ OUT = ROOT / "docs" / "pictures" / "compare.png"
 
 INK, QUIET, LINE = "#1b1f1d", "#6b756f", "#d9ddd8"
 OURS, OUTSIDE, OTHERS = "#1d7a52", "#a8421d", "#7c8a99"
-OUTSIDE_NAMES = ("torch-pruning", "Whisper tiny.en")
+WHISPER = "Whisper tiny.en"
+OUTSIDE_NAMES = ("torch-pruning", WHISPER)
 WIDTH, HEIGHT, DPI = 10.0, 5.4, 160
 """In inches, and dots in one."""
 
@@ -76,7 +77,7 @@ def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], 
     if outsider is not None and outsider.exists() and name == "test":
         found = _read(outsider)["figures"]
         whisper = found["whisper"]
-        points.append(_point("Whisper tiny.en", "", whisper["params"], found["time"]["median"], whisper))
+        points.append(_point(WHISPER, "", whisper["params"], found["time"]["median"], whisper))
     return points, name
 
 

@@ -56,7 +56,8 @@ class Results:
 def section(folder: Path) -> str:
     """What stands between the markers."""
     results = Results(folder)
-    parts = [part for part in (accuracy(results), pruned(results), speed(results), demo(results)) if part]
+    written = (accuracy(results), pruned(results), whisper(results), speed(results), demo(results))
+    parts = [part for part in written if part]
     if not parts:
         return "No figures have been recorded yet."
     return "\n\n".join([*parts, footnote(results.used.values())])
@@ -107,6 +108,20 @@ def pruned(results: Results) -> str:
 def pruning_minutes(figures: Figures) -> float:
     """From the model and the speech to the pruned model, in minutes; what measures it before and after aside."""
     return sum(figures["wall_seconds"].get(stage, 0.0) for stage in ("load", "read", "prune")) / 60
+
+
+def whisper(results: Results) -> str:
+    """What a user might pick instead, beside the unpruned model, on the same speech by the same rules."""
+    figures = results.figures("whisper_tiny_test")
+    if figures is None:
+        return ""
+    theirs, ours = figures["whisper"], figures["conformer"]
+    return (
+        f"Whisper tiny.en, with {millions(theirs['params'])} parameters, has a WER of {percent(theirs['wer'])} on the "
+        f"same {figures['utterances']} utterances of test-clean, where the unpruned model has {percent(ours['wer'])}, both by "
+        f"Whisper's own normalisation of texts; it takes {figures['time']['median']:.1f} times as long, one utterance at a "
+        "time."
+    )
 
 
 def speed(results: Results) -> str:
