@@ -1,4 +1,4 @@
-"""What the documentation says can be done: commands, options, targets, files and the example of the README."""
+"""What pages name exists: commands and their options, targets, files, benchmarks."""
 
 from __future__ import annotations
 
@@ -7,41 +7,35 @@ import shlex
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
-import soundfile
-import torch
-from transformers import ParakeetFeatureExtractor
 
 from secateur.cli import main
-from secateur.models.conformer import ConformerConfig, ConformerForCTC
-from secateur.models.vocabulary import tokenizer_from_pieces
-from secateur.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def lines(text: str) -> list[str]:
-    """The lines of a page's code blocks."""
-    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+def commands(page: Path) -> list[str]:
+    """What a page's code blocks would have `secateur` do."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^(?: {4})?(secateur .*)$", text, re.MULTILINE)
+    return [command.split("  #")[0].removesuffix(" &") for command in found]
 
 
-COMMANDS = [line.split("  #")[0] for line in lines(README) if line.startswith("secateur ")]
+COMMANDS = [(page.relative_to(ROOT).as_posix(), command) for page in PAGES for command in commands(page)]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_parses(command: str) -> None:
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_of_a_page_parses(page: str, command: str) -> None:
     _, name, *arguments = shlex.split(command)
     command_line = main.commands[name]
     values, unread, _ = command_line.make_parser(click.Context(command_line)).parse_args(arguments)
-    assert any(values.get(name) for name in ("model", "config", "folders", "data"))
+    assert name == "demo" or any(values.get(name) for name in ("model", "config", "folders", "data"))
     assert unread == []
 
 
 def test_the_readme_shows_every_command() -> None:
-    assert {command.split()[1] for command in COMMANDS} == set(main.commands)
+    assert {command.split()[1] for page, command in COMMANDS if page == "README.md"} == set(main.commands)
 
 
 def test_targets_of_make_that_pages_name_exist() -> None:
@@ -67,40 +61,3 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 def test_benchmarks_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(r"benchmarks\.(\w+)", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / "benchmarks" / f"{name}.py").is_file()] == []
-
-
-def example() -> str:
-    """The Python of the README."""
-    block = re.search(r"(?:^    .*\n|^\n)+", README[README.index("    import secateur") :], re.MULTILINE)
-    assert block is not None
-    return "\n".join(line.removeprefix("    ") for line in block.group().splitlines())
-
-
-def test_the_example_of_the_readme_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    config = ConformerConfig(
-        vocab_size=5,
-        pad_token_id=4,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_kernel_size=3,
-        subsampling_conv_channels=4,
-    )
-    model = ConformerForCTC(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=1.0)  # An untrained model hears no difference between sounds.
-    tokenizer = tokenizer_from_pieces(["▁a", "b", "c", "d"])
-    Recognizer(model, ParakeetFeatureExtractor(), tokenizer).save_pretrained("model.nemo")
-    noise = np.random.default_rng(0)
-    for folder in ("speech", "valid"):
-        Path(folder).mkdir()
-        soundfile.write(f"{folder}/a.wav", noise.normal(scale=0.1, size=32000), 16000)
-    Path("valid/a.txt").write_text("a word or two", encoding="utf-8")
-    exec(compile(example(), "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    assert Path("smaller/plan.json").is_file()
