@@ -20,6 +20,8 @@ from secateur.pruning.oneshot import OneShot
 from secateur.pruning.settings import PruneSettings
 
 MOST_BYTES = 6_000_000
+# A test puts others in their place.
+SETTINGS = demo.settings
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def little(_minutes: float = 1.5, steps: int | None = 2) -> PruneSettings:
     """The demo's settings, but for less speech."""
     return replace(
-        demo.settings(1.5, steps),
+        SETTINGS(1.5, steps),
         data="synthetic:train:30",
         valid="synthetic:test:12",
         oneshot=OneShot(score_minutes=0.3, reconstruct_minutes=0.5),

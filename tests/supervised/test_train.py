@@ -16,6 +16,8 @@ import yaml
 import secateur
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.runs import SECTION
 from secateur.speech.audio import read_audio
@@ -66,6 +68,34 @@ def test_what_is_loaded_hears_what_was_trained(learned: Trained, result: Path, v
     assert loaded.blank == len(loaded.tokenizer) - 1 == learned.report["vocabulary"]
     for name, tensor in learned.recognizer.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor), name
+
+
+def test_training_goes_on_from_what_was_learned(learned: Trained, result: Path, speech: Path) -> None:
+    more = train(TrainSettings(speech, init=result, steps=2, rate=1e-4, batch_seconds=12.0, augment=False))
+    losses = [row["loss"] for row in more.report["history"]["train"]]
+    assert max(losses) < 0.3
+    assert more.report["shape"] == learned.report["shape"]
+    assert more.recognizer.tokenizer.get_vocab() == learned.recognizer.tokenizer.get_vocab()
+    assert texts(more.recognizer, speech) == references(speech)
+
+
+def test_words_that_a_model_has_no_letters_for_are_refused(
+    learned: Trained, result: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    (tmp_path / "a.txt").write_text("quiz", encoding="utf-8")
+    with pytest.raises(SecateurError, match="cannot write 'q', which is in the transcripts"):
+        train(TrainSettings(tmp_path, init=result, steps=1))
+
+
+def test_a_pruned_model_is_not_trained_on(
+    learned: Trained, result: Path, speech: Path, tmp_path: Path
+) -> None:
+    asked = PruneSettings(result, data=speech, keep="params=80%", method="oneshot",
+                          oneshot=OneShot(score="magnitude", reconstruct_minutes=0))  # fmt: skip
+    secateur.prune(asked, tmp_path / "pruned")
+    with pytest.raises(SecateurError, match="from unpruned Conformer-CTC models only"):
+        train(TrainSettings(speech, init=tmp_path / "pruned", steps=1))
 
 
 def test_a_result_tells_what_it_is_and_how_to_make_it_again(

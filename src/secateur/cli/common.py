@@ -200,6 +200,19 @@ def tell_skips(skips: SkipLog) -> None:
         say(skips.summary())
 
 
+def drawn(result: str | Path) -> str:
+    """Draw the page of a result, and say where it is; or why it is not there, and nothing is lost by that."""
+    from secateur.reporting.page import PAGE, run_page, write_page
+
+    page = Path(result) / PAGE
+    try:
+        write_page(run_page(result), page)
+    except SecateurError as error:
+        say(str(error))
+        return "There is no page about it."
+    return f"What came of it is drawn in {page}."
+
+
 def finish(figures: object, json_file: str | None, *shown: object) -> None:
     """Show results to people and write them for programs; not both on standard output."""
     from rich.console import Console

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from secateur.cli.common import (
+    drawn,
     finish,
     json_option,
     prepare,
@@ -16,7 +17,6 @@ from secateur.cli.common import (
     threads_option,
     usable_device,
 )
-from secateur.errors import SecateurError
 
 MODELS = ("before", "after")
 
@@ -67,7 +67,6 @@ def demo(
     """
     from secateur.demo.run import PRUNED, demo, settings
     from secateur.progress import ProgressBar
-    from secateur.reporting.page import PAGE, run_page, write_page
     from secateur.reporting.pruning import pruning_table
     from secateur.reporting.sentences import sentences_table
 
@@ -77,16 +76,6 @@ def demo(
         shown = demo(out, asked, device=device, progress=progress, tell=say)
     heard = [(sentence.file.name, sentence.said, sentence.heard) for sentence in shown.sentences]
     ratio = shown.report["forward_ratio"]
-    where = [
-        f"A forward pass over ten seconds takes {ratio:.0%} of the time that it took.",
-        f"The sentences are in {shown.sentences[0].file.parent}, the pruned model in {pruned}.",
-    ]
-    try:
-        write_page(run_page(pruned), pruned / PAGE)
-        where.append(f"Open {pruned / PAGE} to see what was cut, and to hear more.")
-    except SecateurError as error:
-        # The result is there, whatever became of the page about it.
-        say(str(error))
     figures = shown.report | {
         "sentences": [
             {"file": str(each.file), "said": each.said} | dict(zip(MODELS, each.heard, strict=True))
@@ -100,5 +89,7 @@ def demo(
         "",
         sentences_table(heard, MODELS),
         "",
-        "\n".join(where),
+        f"A forward pass over ten seconds takes {ratio:.0%} of the time that it took.",
+        f"The sentences are in {shown.sentences[0].file.parent}, the pruned model in {pruned}.",
+        drawn(pruned),
     )

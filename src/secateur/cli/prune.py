@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from click.core import ParameterSource
 from secateur.cli.common import (
     augment_option,
     batch_seconds_option,
+    drawn,
     finish,
     load_model,
     model_options,
@@ -159,7 +159,6 @@ def prune(
     from secateur.progress import ProgressBar
     from secateur.pruning.budget import Budget
     from secateur.pruning.prune import prune
-    from secateur.reporting.page import PAGE, run_page, write_page
     from secateur.reporting.pruning import pruning_table
     from secateur.reporting.tensorboard import curves
     from secateur.speech.skips import SkipLog
@@ -181,14 +180,9 @@ def prune(
                 settings, out, recognizer=recognizer, skips=skips, progress=progress, tell=say, log=log
             )
     tell_skips(skips)
-    where = f"The pruned model is in {out}."
-    try:
-        write_page(run_page(out), Path(out) / PAGE)
-        where = f"What came of it is drawn in {Path(out) / PAGE}.\n{where}"
-    except SecateurError as error:
-        # The result is there, whatever became of the page about it.
-        say(str(error))
-    finish(pruned.report, json_file, pruning_table(pruned.report), where)
+    finish(
+        pruned.report, json_file, pruning_table(pruned.report), drawn(out), f"The pruned model is in {out}."
+    )
 
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> PruneSettings:

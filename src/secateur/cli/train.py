@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ from click.core import ParameterSource
 
 from secateur.cli.common import (
     augment_option,
+    drawn,
     finish,
     precision_option,
     prepare,
@@ -41,6 +41,7 @@ RENAMED = {"limit": "valid_limit"}
 )
 @click.option("--valid", metavar="DATA", help="Transcribed speech to measure on: in between and after.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
+@click.option("--init", metavar="MODEL", help="Go on from that Conformer instead of random weights.")
 @click.option(
     "--size",
     type=click.Choice(["tiny", "small"]),
@@ -108,7 +109,6 @@ def train(
     A run that was stopped goes on when the same command is given again.
     """
     from secateur.progress import ProgressBar
-    from secateur.reporting.page import PAGE, run_page, write_page
     from secateur.reporting.tensorboard import curves
     from secateur.speech.skips import SkipLog
     from secateur.supervised.train import train
@@ -128,14 +128,7 @@ def train(
     ):
         report = train(settings, out, device=device, skips=skips, progress=progress, tell=say, log=log).report
     tell_skips(skips)
-    where = f"The trained model is in {out}."
-    try:
-        write_page(run_page(out), Path(out) / PAGE)
-        where = f"What came of it is drawn in {Path(out) / PAGE}.\n{where}"
-    except SecateurError as error:
-        # The result is there, whatever became of the page about it.
-        say(str(error))
-    finish(report, json_file, _told(report), where)
+    finish(report, json_file, _told(report), drawn(out), f"The trained model is in {out}.")
 
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> TrainSettings:
@@ -146,6 +139,12 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
         if "steps" in given:
             raise SecateurError("--minutes and --steps both say how long the training is: give one of them")
         given = given | {"steps": None}
+    if "init" in given:
+        for name in ("size", "layers", "width", "heads", "vocabulary"):
+            if name in given:
+                raise SecateurError(
+                    f"--{name} is for random weights, and --init has its own: give one of them"
+                )
     if config is not None:
         return TrainSettings.from_yaml(config).changed(given)
     if "data" not in given:

@@ -44,7 +44,9 @@ class TrainSettings:
         valid: transcribed speech that word error rates are measured on, in between and after; None: they are not,
             and the last model is kept rather than the best.
         valid_limit: its first so many utterances; None: all.
-        size: one of `SIZES`.
+        init: a recogniser whose weights and tokenizer training begins with, of `secateur.train` or from a NeMo archive; None: it
+            begins with random ones.
+        size: one of `SIZES`; with ``init``, its dimensions and its vocabulary hold, and these four are not looked at.
         layers: instead of the size's; so are ``width`` and ``heads``.
         vocabulary: pieces of words that the model writes with, at most; the blank comes on top.
         minutes: wall-clock time that the training is planned to fit into, validations included; what is read before
@@ -69,6 +71,7 @@ class TrainSettings:
     data: str | Path
     valid: str | Path | None = None
     valid_limit: int | None = None
+    init: str | Path | None = None
     size: str = "tiny"
     layers: int | None = None
     width: int | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import ParakeetFeatureExtractor
+from transformers import ParakeetFeatureExtractor, PreTrainedTokenizerBase
 
 from secateur import runs
 from secateur.errors import SecateurError
@@ -19,7 +19,7 @@ from secateur.evaluation.evaluate import evaluate
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.progress import ProgressBar
-from secateur.recognizer import Recognizer
+from secateur.recognizer import Recognizer, load
 from secateur.speech.corpus import Corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
@@ -28,7 +28,7 @@ from secateur.structure.checkpoint import new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.objective import Transcription
 from secateur.supervised.pieces import find_pieces
-from secateur.supervised.settings import TrainSettings
+from secateur.supervised.settings import Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
 from secateur.training.phase import Log, run_phase
@@ -89,7 +89,8 @@ def train(
     skips = SkipLog() if skips is None else skips
     tell = tell or (lambda _: None)
     clock = runs.Stopwatch()
-    features = ParakeetFeatureExtractor()
+    begun = None if settings.init is None else _begun(settings.init, device)
+    features = ParakeetFeatureExtractor() if begun is None else begun.features
     speech = Transcribed(settings.data, settings.batch_seconds)
     valid = None if settings.valid is None else scorable(settings.valid, settings.valid_limit)
     plain = runs.plain(settings)
@@ -101,7 +102,11 @@ def train(
             pool = speech.read(int(features.sampling_rate), skips, progress)
         if speech.left_out:
             tell(speech.said())
-        recognizer = _untrained(settings, pool, features, device)
+        if begun is None:
+            recognizer = _untrained(settings, pool, features, device)
+        else:
+            recognizer = begun
+            _check_writable(recognizer.tokenizer, pool, settings.init)
         with clock.time("train"):
             made = workspace.stage(
                 PHASE, lambda: _learned(settings, recognizer, pool, valid, workspace, progress, log)
@@ -112,7 +117,7 @@ def train(
         report = {
             "params": inside.params,
             "macs_per_second": inside.macs_per_second,
-            "shape": asdict(settings.shape),
+            "shape": asdict(_shape(recognizer.model.config)),
             "kinds": [
                 {"kind": kind, "params": part.params, "macs": part.macs}
                 for kind, part in inside.kinds.items()
@@ -143,6 +148,40 @@ def train(
                 runs.write_run(folder / "run.yaml", settings, environment)
                 (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return Trained(recognizer, report)
+
+
+def _begun(init: str | Path, device: str | torch.device) -> Recognizer:
+    """A recogniser to go on from, in full precision."""
+    recognizer = load(init, device=device, dtype=torch.float32)
+    if type(recognizer.model) is not ConformerForCTC:
+        raise SecateurError(
+            f"{init} is a {type(recognizer.model).__name__}, and training goes on from unpruned Conformer-CTC models only"
+        )
+    return recognizer
+
+
+def _check_writable(tokenizer: PreTrainedTokenizerBase, pool: SpeechPool, init: str | Path | None) -> None:
+    """Refuse transcripts that a tokenizer has no letters for."""
+    texts = (pool.text(index) or "" for index in range(len(pool)))
+    for letter in sorted({*"".join(texts)} - {" "}):
+        try:
+            ids = tokenizer(letter).input_ids
+        except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower where nothing stands for the unknown
+            ids = []
+        if not ids or tokenizer.unk_token_id in ids:
+            raise SecateurError(
+                f"{init} cannot write {letter!r}, which is in the transcripts: leave --init out, or give other speech"
+            )
+
+
+def _shape(config: ConformerConfig) -> Size:
+    return Size(
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.subsampling_conv_channels,
+        config.conv_kernel_size,
+    )
 
 
 def _untrained(
