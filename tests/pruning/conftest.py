@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import (
     ParakeetCTCConfig,
@@ -21,6 +24,7 @@ from secateur.recognizer import Recognizer
 
 MakeRecognizer = Callable[..., Recognizer]
 MELS = 16
+RATE = 16000
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +88,35 @@ def make_recognizer() -> MakeRecognizer:
         return Recognizer(model.double(), features, tokenizer_from_pieces(["<unk>", *"▁abcd"]))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_conformer(
+    make_recognizer: MakeRecognizer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """``save_conformer(width=32)``: a small random Conformer on disk, in single precision."""
+
+    def save(**dimensions: int) -> Path:
+        recognizer = make_recognizer("conformer", **dimensions)
+        recognizer.model.float()
+        folder = tmp_path_factory.mktemp("model")
+        recognizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def record_noise(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``record_noise(1.0, 1.2)``: a folder with transcribed recordings of noise, that many seconds long."""
+
+    def record(*seconds: float) -> Path:
+        folder = tmp_path_factory.mktemp("speech")
+        draw = np.random.default_rng(0)
+        for number, each in enumerate(seconds):
+            noise = draw.normal(scale=0.1, size=round(RATE * each))
+            soundfile.write(folder / f"{number}.wav", noise, RATE)
+            (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
+        return folder
+
+    return record

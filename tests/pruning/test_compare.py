@@ -40,25 +40,13 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def model(make_recognizer: Callable[..., Recognizer], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random Conformer on disk, in single precision."""
-    recognizer = make_recognizer("conformer", layers=3)
-    recognizer.model.float()
-    folder = tmp_path_factory.mktemp("model")
-    recognizer.save_pretrained(folder)
-    return folder
+def model(save_conformer: Callable[..., Path]) -> Path:
+    return save_conformer(layers=3)
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four transcribed recordings of noise, half a second to one."""
-    folder = tmp_path_factory.mktemp("speech")
-    draw = np.random.default_rng(0)
-    for number in range(4):
-        noise = draw.normal(scale=0.1, size=round(RATE * (0.5 + number / 6)))
-        soundfile.write(folder / f"{number}.wav", noise, RATE)
-        (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
-    return folder
+def speech(record_noise: Callable[..., Path]) -> Path:
+    return record_noise(*(0.5 + number / 6 for number in range(4)))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import secateur
@@ -45,25 +44,13 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def model(make_recognizer: MakeRecognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random Conformer on disk, in single precision."""
-    recognizer = make_recognizer("conformer", width=32, units=96, channels=12)
-    recognizer.model.float()
-    folder = tmp_path_factory.mktemp("model")
-    recognizer.save_pretrained(folder)
-    return folder
+def model(save_conformer: Callable[..., Path]) -> Path:
+    return save_conformer(width=32, units=96, channels=12)
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six transcribed recordings of noise, a half to one second."""
-    folder = tmp_path_factory.mktemp("speech")
-    draw = np.random.default_rng(0)
-    for number in range(6):
-        noise = draw.normal(scale=0.1, size=round(RATE * (0.5 + number / 10)))
-        soundfile.write(folder / f"{number}.wav", noise, RATE)
-        (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
-    return folder
+def speech(record_noise: Callable[..., Path]) -> Path:
+    return record_noise(*(0.5 + number / 10 for number in range(6)))
 
 
 @pytest.fixture

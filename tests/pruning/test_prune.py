@@ -45,25 +45,13 @@ FILES = [
 
 
 @pytest.fixture(scope="module")
-def model(make_recognizer: MakeRecognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random Conformer on disk, in single precision."""
-    recognizer = make_recognizer("conformer", width=32, units=96, channels=12)
-    recognizer.model.float()
-    folder = tmp_path_factory.mktemp("model")
-    recognizer.save_pretrained(folder)
-    return folder
+def model(save_conformer: Callable[..., Path]) -> Path:
+    return save_conformer(width=32, units=96, channels=12)
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six transcribed recordings of noise, 1 to 2 seconds."""
-    folder = tmp_path_factory.mktemp("speech")
-    draw = np.random.default_rng(0)
-    for number in range(6):
-        noise = draw.normal(scale=0.1, size=round(RATE * (1 + number / 5)))
-        soundfile.write(folder / f"{number}.wav", noise, RATE)
-        (folder / f"{number}.txt").write_text("abc dab", encoding="utf-8")
-    return folder
+def speech(record_noise: Callable[..., Path]) -> Path:
+    return record_noise(*(1 + number / 5 for number in range(6)))
 
 
 @pytest.fixture
