@@ -7,7 +7,7 @@ import torch
 
 from secateur.errors import SecateurError
 from secateur.training.checkpoint import write_state
-from secateur.training.workspace import SETTINGS, Workspace
+from secateur.training.workspace import LOCK, SETTINGS, Workspace
 
 BEFORE = {"keep": "params=50%", "learned": {"steps": None, "phases": ["search", "recover"], "rate": 0.1}}
 
@@ -43,6 +43,19 @@ def test_a_run_that_was_stopped_before_anything_was_done_leaves_nothing(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_run_at_the_same_time_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
+    with Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        workspace.stage("scores", lambda: {"best": torch.ones(3)})
+        partial = tmp_path / "out.unfinished" / ".search.pt.partial"
+        partial.touch()
+        for settings in (BEFORE, {"keep": "params=40%"}):
+            with pytest.raises(SecateurError, match="another run is at work in .*out.unfinished"):
+                Workspace.of(tmp_path / "out", settings)
+        assert partial.exists()
+        assert workspace.resumes
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_settings_are_refused_with_what_differs_in_words(tmp_path: Path) -> None:
     kept = stopped(tmp_path / "out").folder
     now = {"keep": "params=40%", "learned": {"steps": 8, "phases": ["search"], "rate": 0.1}}
@@ -59,7 +72,7 @@ def test_other_settings_are_refused_with_what_differs_in_words(tmp_path: Path) -
 def test_a_run_that_was_killed_before_anything_was_done_gives_way_to_another(tmp_path: Path) -> None:
     kept = Workspace.of(tmp_path / "out", BEFORE).folder
     assert kept is not None
-    assert [file.name for file in kept.iterdir()] == [SETTINGS]
+    assert {file.name for file in kept.iterdir()} == {SETTINGS, LOCK}
     assert not Workspace.of(tmp_path / "out", {"keep": "params=40%"}).resumes
 
 
@@ -94,7 +107,7 @@ def test_what_a_stage_had_done_so_far_goes_when_it_is_done(tmp_path: Path) -> No
     so_far = workspace.progress("search")
     assert so_far is not None
     write_state(so_far, {"step": 3})
-    assert Workspace.of(tmp_path / "out", BEFORE).resumes
+    assert workspace.resumes
 
     def make() -> dict[str, int]:
         assert so_far.exists()

@@ -114,14 +114,14 @@ def demo(
     _make(folder / SENTENCES)
     dense = load(asked.model, device=device, dtype=torch.float32)
     progress.begin("speaking")
-    for data in filter(None, (asked.data, asked.valid)):
+    for data in (asked.data, asked.valid):
         # Here rather than where it is first read, so that everybody sees what takes the time.
-        for _ in open_corpus(data):
+        for _ in open_corpus(data or TEST):
             progress.advance()
     pruned = prune(asked, folder / PRUNED, recognizer=dense, progress=progress, tell=tell)
     progress.begin("timing")
     timings = time_forward(dense, pruned.recognizer)
-    sentences = listen(dense, pruned.recognizer, str(asked.valid), folder / SENTENCES)
+    sentences = listen(dense, pruned.recognizer, asked.valid or TEST, folder / SENTENCES)
     ratio = timings.ratio("after", "before").median
     return Demo(pruned.report | {"forward_ratio": round(ratio, 3)}, sentences)
 
@@ -137,7 +137,7 @@ def time_forward(before: Recognizer, after: Recognizer) -> Timings:
     return interleave({"before": run(before), "after": run(after)}, rounds=ROUNDS, device=before.model.device)
 
 
-def listen(before: Recognizer, after: Recognizer, data: str, folder: Path) -> list[Sentence]:
+def listen(before: Recognizer, after: Recognizer, data: str | Path, folder: Path) -> list[Sentence]:
     """The first short sentences of some speech, as both models hear them; their audio goes into the folder."""
     sentences: list[Sentence] = []
     for utterance in open_corpus(data):

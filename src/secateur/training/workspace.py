@@ -9,10 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from secateur.errors import SecateurError, reason
 from secateur.training.checkpoint import read_state, write_state
 
 SETTINGS = "settings.json"
+LOCK = ".lock"
 
 
 class Workspace:
@@ -27,35 +30,43 @@ class Workspace:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
+        self._lock: BaseFileLock | None = None
 
     @classmethod
     def of(cls, result: Path, settings: Mapping[str, Any]) -> Workspace:
         """The workspace of the run that writes ``result`` with these settings, which JSON takes; new or of before.
 
         Raises:
-            SecateurError: a run with other settings was stopped there, or nothing can be written there.
+            SecateurError: a run with other settings was stopped there, another one is at work there, or nothing can be
+                written there.
         """
         folder = cls.place(result)
         workspace, known = cls(folder), folder / SETTINGS
-        for partial in folder.glob(".*.partial"):
-            # A run that was killed was writing it.
-            partial.unlink(missing_ok=True)
         plain = json.loads(json.dumps(settings, default=str))
-        if workspace.resumes and known.is_file():
-            others = list(differences(_read(known), plain))
-            if others:
-                raise SecateurError(
-                    f"{folder} holds an unfinished run with other settings ({'; '.join(others)}): "
-                    "give the same ones to go on with it, or delete the folder"
-                )
-            return workspace
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+            workspace._lock = FileLock(folder / LOCK)
+            workspace._lock.acquire(blocking=False)
+            for partial in folder.glob(".*.partial"):
+                # A run that was killed was writing it.
+                partial.unlink(missing_ok=True)
+            if not (workspace.resumes and known.is_file()):
+                known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        except Timeout:
+            raise SecateurError(
+                f"another run is at work in {folder}: wait until it has ended, or choose another place"
+            ) from None
         except OSError as error:
             raise SecateurError(
                 f"{folder} cannot be written: {reason(error)}; choose another place"
             ) from None
+        others = list(differences(_read(known), plain))
+        if others:
+            workspace._lock.release()
+            raise SecateurError(
+                f"{folder} holds an unfinished run with other settings ({'; '.join(others)}): "
+                "give the same ones to go on with it, or delete the folder"
+            )
         return workspace
 
     @staticmethod
@@ -70,7 +81,9 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Delete everything, unless the run was stopped with something to go on from."""
+        """Delete everything, unless the run was stopped with something to go on from; others may go on then."""
+        if self._lock is not None:
+            self._lock.release()
         if kind is None or not self.resumes:
             self.close()
 
