@@ -32,6 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and chapters that are quickly made."""
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(corpus, "CHAPTER", 4)
+    monkeypatch.setattr(corpus, "_cores", lambda: 1)
     return tmp_path / "cache"
 
 
@@ -202,6 +203,29 @@ def test_it_is_made_once_and_as_far_as_it_is_read(cache: Path, monkeypatch: pyte
     assert len(made) == 12
     list(open_corpus("synthetic:train:12"))
     assert len(made) == 12
+
+
+def test_several_cores_make_the_same_and_leave_nothing_else(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [(each.id, each.text, each.path.read_bytes()) for each in open_corpus("synthetic:train:14")]
+    monkeypatch.setenv("SECATEUR_CACHE", str(cache / "other"))
+    monkeypatch.setattr(corpus, "_cores", lambda: 3)
+    made = []
+    monkeypatch.setattr(corpus, "waveform", lambda spoken: made.append(spoken) or waveform(spoken))
+    together = [(each.id, each.text, each.path.read_bytes()) for each in open_corpus("synthetic:train:14")]
+    assert together == alone
+    assert len(made) == 8  # Chapters 0 and 3; the others were made elsewhere.
+    next(iter(open_corpus("synthetic:valid:12")))
+    assert not list(cache.rglob(".*"))
+
+
+def test_a_chapter_that_a_helper_fails_to_make_is_made_here(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "_cores", lambda: 2)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    assert len(list(open_corpus("synthetic:train:8"))) == 8
 
 
 def test_what_a_killed_process_left_is_made_anew_and_never_read(cache: Path) -> None:

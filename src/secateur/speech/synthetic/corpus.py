@@ -6,15 +6,19 @@ import hashlib
 import io
 import os
 import random
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata, util
-from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import soundfile
@@ -49,6 +53,7 @@ _SENTENCES = (1, 1, 1, 1, 1, 2, 2, 2, 3, 3)
 _SILENCE_SECONDS = (0.1, 0.4)
 _PEAK = (0.1, 0.9)
 _THREADS = 2
+_GLANCE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +151,69 @@ def cache_folder() -> Path:
 
 def _utterances(part: str, count: int, seed: int) -> Iterator[Utterance | Skipped]:
     folder = cache_folder() / f"{_version()}-{seed}" / part
-    chapters = (_chapter(folder, part, number, seed) for number in count_from())
-    return islice((each for chapter in chapters for each in folder_utterances(chapter)), count)
+    chapters = [folder / f"{number:05}" for number in range(-(-count // CHAPTER))]
+    missing = [chapter for chapter in chapters if not chapter.is_dir()]
+    with _helpers(missing, part, seed) as made_elsewhere:
+        for chapter in chapters:
+            made_elsewhere(chapter)
+            _make_chapter(chapter, part, seed, CHAPTER)
+            yield from islice(folder_utterances(chapter), count)
+            count -= CHAPTER
 
 
-def _chapter(folder: Path, part: str, number: int, seed: int) -> Path:
-    """The folder of a chapter, laid out as LibriSpeech's; it is made if it is not there, whole or not at all."""
-    chapter = folder / f"{number:05}"
+@contextmanager
+def _helpers(chapters: Sequence[Path], part: str, seed: int) -> Iterator[Callable[[Path], None]]:
+    """Processes that make some of the chapters meanwhile, one for each further core; espeak-ng says one thing at a time.
+
+    What is given waits for a chapter that one of them makes, or should have made.
+    """
+    many = min(_cores(), len(chapters))
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", f"from {__name__} import _help; _help()", part, str(seed), str(CHAPTER)]
+    helpers = [
+        subprocess.Popen(  # noqa: S603 - this very file
+            [*command, *map(str, share)],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for share in (chapters[first::many] for first in range(1, many))
+    ]
+    at_work = {chapter: helper for i, helper in enumerate(helpers) for chapter in chapters[i + 1 :: many]}
+
+    def wait(chapter: Path) -> None:
+        while chapter in at_work and at_work[chapter].poll() is None and not chapter.is_dir():
+            sleep(_GLANCE_SECONDS)
+
+    try:
+        yield wait
+    finally:
+        for helper in helpers:
+            helper.terminate()
+        for helper in helpers:
+            helper.wait()
+
+
+def _help() -> None:
+    """What a helper does: the chapters of its command line."""
+    # So that it cleans up behind itself when it is not needed any more.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    part, seed, size, *chapters = sys.argv[1:]
+    for chapter in chapters:
+        _make_chapter(Path(chapter), part, int(seed), int(size))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _make_chapter(chapter: Path, part: str, seed: int, size: int) -> None:
+    """Make the folder of a chapter, laid out as LibriSpeech's, if it is not there; whole or not at all."""
     if chapter.is_dir():
-        return chapter
+        return
+    folder, number = chapter.parent, int(chapter.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{chapter.name}-", dir=folder) as made:
@@ -164,9 +223,9 @@ def _chapter(folder: Path, part: str, number: int, seed: int) -> Path:
                 (Path(made) / f"{name}.flac").write_bytes(_flac(waveform(spoken)))
                 return f"{name} {spoken.text}\n"
 
-            # espeak-ng takes one at a time; resampling, rooms and encoding go on beside it.
+            # Resampling, rooms and encoding go on beside espeak-ng.
             with ThreadPoolExecutor(_THREADS) as pool:
-                lines = list(pool.map(make, range(number * CHAPTER, (number + 1) * CHAPTER)))
+                lines = list(pool.map(make, range(number * size, (number + 1) * size)))
             (Path(made) / f"{part}-{chapter.name}.trans.txt").write_text("".join(lines), encoding="utf-8")
             _place(Path(made), chapter)
     except OSError as error:
@@ -174,7 +233,6 @@ def _chapter(folder: Path, part: str, number: int, seed: int) -> Path:
             f"synthetic speech cannot be kept in {folder} ({reason(error)}): make room there, or set {CACHE_VARIABLE} "
             "to a folder with room for it, 70 MB an hour"
         ) from error
-    return chapter
 
 
 def _place(made: Path, chapter: Path) -> None:
