@@ -23,7 +23,7 @@ from secateur.speech.audio import read_audio
 from secateur.speech.corpus import open_corpus
 from secateur.structure.checkpoint import check_free
 
-MODEL = Path(__file__).with_name("model")
+MODEL = Path(__file__).with_name("tiny")
 """A Conformer-CTC of 2.8 million parameters that heard the synthetic corpus alone; docs/train.md says how it was made."""
 
 PRUNED, SENTENCES = "pruned", "sentences"
@@ -82,7 +82,7 @@ def settings(minutes: float, steps: int | None = None) -> PruneSettings:
         valid=TEST,
         oneshot=OneShot(score_minutes=3.0, reconstruct_minutes=15.0),
         # A model that is measured on what it was chosen by looks better than it is: nothing is validated in between.
-        learned=Learned(minutes=minutes, steps=steps, rate=1e-3, validations=0, augment=False),
+        learned=Learned(minutes=minutes, steps=steps, validations=0, augment=False),
     )
 
 

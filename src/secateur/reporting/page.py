@@ -133,7 +133,10 @@ def _errors(result: Result) -> list[dict[str, Any]]:
 
 
 def _looks(result: Result) -> int | None:
-    """On how many utterances at most the model was measured in between, where that is known."""
+    """On how many utterances at most the model was measured in between, where it was and that is known."""
+    history = result.report.get("history") or {}
+    if not any("WER" in row for rows in history.values() for row in rows):
+        return None
     learned = result.settings.get("learned")
     count = learned.get("valid_utterances") if isinstance(learned, dict) else None
     return None if count is None or result.settings.get("valid") is None else int(count)
