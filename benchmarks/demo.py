@@ -47,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Record the demo, and each set of human speech."""
     parser = argument_parser(__doc__)
     parser.add_argument("--steps", type=int, help="of the demo's training, instead of its minutes")
+    parser.add_argument("--sets", nargs="*", choices=PEOPLE, default=PEOPLE, help="of human speech")
     options = parse(parser, arguments)
     given = [] if options.threads is None else ["--threads", str(options.threads)]
     given += [] if options.steps is None else ["--steps", str(options.steps)]
     record("demo", partial(demonstrate, given), options, benchmark="benchmarks.demo")
-    for name in PEOPLE:
+    for name in options.sets:
         record(f"demo_{name}", partial(hear, name, options.limit), options, benchmark="benchmarks.demo")
 
 
