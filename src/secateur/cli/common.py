@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from secateur.errors import SecateurError
 
@@ -154,6 +155,15 @@ batch_seconds_option = click.option(
     show_default=True,
     help="Seconds of audio, padding included, that the model is given at once.",
 )
+
+
+def given(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that the user gave, rather than left as they are by default."""
+    return {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
 
 
 def prepare(threads: int | None) -> None:

@@ -13,6 +13,7 @@ from secateur.cli.common import (
     batch_seconds_option,
     drawn,
     finish,
+    given,
     load_model,
     model_options,
     names,
@@ -163,12 +164,8 @@ def prune(
     from secateur.reporting.tensorboard import curves
     from secateur.speech.skips import SkipLog
 
-    given = {
-        SETTINGS[name]: value
-        for name, value in options.items()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
-    settings = _settings(context, config, given)
+    asked = {SETTINGS[name]: value for name, value in given(context, options).items()}
+    settings = _settings(context, config, asked)
     Budget.parse(settings.keep)
     with (
         resumable(out) if settings.method == "learned" else nullcontext(),

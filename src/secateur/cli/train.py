@@ -6,12 +6,12 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from secateur.cli.common import (
     augment_option,
     drawn,
     finish,
+    given,
     precision_option,
     prepare,
     resumable,
@@ -113,12 +113,8 @@ def train(
     from secateur.speech.skips import SkipLog
     from secateur.supervised.train import train
 
-    given = {
-        RENAMED.get(name, name): value
-        for name, value in options.items()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
-    settings = _settings(context, config, given)
+    asked = {RENAMED.get(name, name): value for name, value in given(context, options).items()}
+    settings = _settings(context, config, asked)
     prepare(threads)
     skips = SkipLog()
     with (

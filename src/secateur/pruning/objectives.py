@@ -14,6 +14,7 @@ from secateur.pruning.distillation import Distiller
 from secateur.pruning.gates import Gates
 from secateur.training.feed import Batch
 from secateur.training.precision import Working
+from secateur.training.trainer import WeightsObjective
 
 TARGET_WARM_UP = 0.5
 """Share of the search in which the target falls to the limit, where the search begins above it."""
@@ -22,7 +23,7 @@ GATES = "gates."
 """What the names of gates begin with where they are kept beside weights."""
 
 
-class Recovery:
+class Recovery(WeightsObjective):
     """The objective of distilling a model as it is; see `training.trainer.Objective`."""
 
     def __init__(
@@ -31,20 +32,12 @@ class Recovery:
         labels: Callable[[Batch], list[Tensor | None]] | None,
         working: Working,
     ) -> None:
-        self.distiller, self.labels, self.working = distiller, labels, working
+        super().__init__(working)
+        self.distiller, self.labels = distiller, labels
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
         labels = None if self.labels is None else self.labels(batch)
         return self.distiller(batch.inputs, labels, batch.taught)
-
-    def stepped(self) -> None:
-        self.working.spread()
-
-    def model_state(self) -> dict[str, Tensor]:
-        return self.working.state()
-
-    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        self.working.load_state(state)
 
     def state_dict(self) -> dict[str, Any]:
         return self.distiller.state_dict()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,9 +9,10 @@ from torch import Tensor
 from secateur.recognizer import Recognizer
 from secateur.training.feed import Batch
 from secateur.training.precision import Working
+from secateur.training.trainer import WeightsObjective
 
 
-class Transcription:
+class Transcription(WeightsObjective):
     """The objective of writing what is said, with dropout and with the batch's own statistics; see `training.trainer.Objective`.
 
     Args:
@@ -24,7 +22,8 @@ class Transcription:
     """
 
     def __init__(self, recognizer: Recognizer, working: Working, seed: int) -> None:
-        self.recognizer, self.working, self.seed = recognizer, working, seed
+        super().__init__(working)
+        self.recognizer, self.seed = recognizer, seed
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
         """The loss per token of the batch; utterances whose audio or words are not known count for nothing."""
@@ -51,18 +50,3 @@ class Transcription:
         known_B = torch.tensor([text is not None for text in batch.texts], device=device)
         loss = (losses_B * known_B).sum() / int(lengths_B.sum().clamp(min=1))
         return loss, {"loss": float(loss.detach())}
-
-    def stepped(self) -> None:
-        self.working.spread()
-
-    def model_state(self) -> dict[str, Tensor]:
-        return self.working.state()
-
-    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        self.working.load_state(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass

@@ -18,6 +18,7 @@ from torch import Tensor
 from secateur.errors import SecateurError
 from secateur.training.checkpoint import read_state, write_state
 from secateur.training.feed import Batch, Feed
+from secateur.training.precision import Working
 
 LOOKS = (12, 48, 192)
 """Steps after which the speed is looked at where the time is given; the first quarter before each does not count.
@@ -59,6 +60,28 @@ class Objective(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to that."""
+
+
+class WeightsObjective:
+    """What objectives have in common that train the weights of a model at work and remember nothing else."""
+
+    def __init__(self, working: Working) -> None:
+        self.working = working
+
+    def stepped(self) -> None:
+        self.working.spread()
+
+    def model_state(self) -> dict[str, Tensor]:
+        return self.working.state()
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        self.working.load_state(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
