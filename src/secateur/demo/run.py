@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
 
 from secateur.errors import SecateurError, reason
-from secateur.evaluation.timing import Timings, interleave
+from secateur.evaluation.forward import time_forward
 from secateur.progress import ProgressBar
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
@@ -120,21 +119,10 @@ def demo(
             progress.advance()
     pruned = prune(asked, folder / PRUNED, recognizer=dense, progress=progress, tell=tell)
     progress.begin("timing")
-    timings = time_forward(dense, pruned.recognizer)
+    timings = time_forward(dense, pruned.recognizer, seconds=TIMED_SECONDS, rounds=ROUNDS)
     sentences = listen(dense, pruned.recognizer, asked.valid or TEST, folder / SENTENCES)
     ratio = timings.ratio("after", "before").median
     return Demo(pruned.report | {"forward_ratio": round(ratio, 3)}, sentences)
-
-
-def time_forward(before: Recognizer, after: Recognizer) -> Timings:
-    """Forward passes of both over the same ten seconds, in turns."""
-    noise = np.random.default_rng(0).standard_normal(round(TIMED_SECONDS * before.sample_rate))
-    inputs = before.prepare([noise.astype(np.float32)])
-
-    def run(recognizer: Recognizer) -> Callable[[], object]:
-        return torch.inference_mode()(lambda: recognizer.model(**inputs))
-
-    return interleave({"before": run(before), "after": run(after)}, rounds=ROUNDS, device=before.model.device)
 
 
 def listen(before: Recognizer, after: Recognizer, data: str | Path, folder: Path) -> list[Sentence]:

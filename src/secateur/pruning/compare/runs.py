@@ -6,17 +6,15 @@ import gc
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from secateur.errors import SecateurError
 from secateur.evaluation.evaluate import evaluate
+from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
-from secateur.evaluation.timing import interleave, threads
+from secateur.evaluation.timing import threads
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.compare import outsider
@@ -262,16 +260,9 @@ def _row(
 
 def _time(dense: Recognizer, pruned: Recognizer, settings: CompareSettings) -> dict[str, float]:
     """How long the pruned model takes for each second of the unpruned one."""
-    samples = round(settings.audio_seconds * dense.sample_rate)
-    noise = np.random.default_rng(0).normal(scale=0.1, size=samples).astype(np.float32)
-    inputs = dense.prepare([noise])
-    with threads(1), torch.inference_mode():
-        timings = interleave(
-            {"dense": partial(dense.model, **inputs), "pruned": partial(pruned.model, **inputs)},
-            rounds=settings.rounds,
-            device=dense.model.device,
-        )
-    return asdict(timings.ratio("pruned", "dense"))
+    with threads(1):
+        timings = time_forward(dense, pruned, seconds=settings.audio_seconds, rounds=settings.rounds)
+    return asdict(timings.ratio("after", "before"))
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
