@@ -79,6 +79,25 @@ def test_training_goes_on_from_what_was_learned(learned: Trained, result: Path, 
     assert texts(more.recognizer, speech) == references(speech)
 
 
+def test_a_model_learns_to_write_with_other_pieces(learned: Trained, result: Path, speech: Path) -> None:
+    more = train(
+        TrainSettings(speech, init=result, vocabulary=16, steps=1, batch_seconds=12.0, augment=False)
+    )
+    assert more.report["vocabulary"] == len(more.recognizer.tokenizer) - 1 > learned.report["vocabulary"]
+    assert more.recognizer.blank == more.report["vocabulary"]
+    kept, before = more.recognizer.model.state_dict(), learned.recognizer.model.state_dict()
+    assert {name for name in before if kept[name].shape != before[name].shape} == {
+        "ctc_head.weight",
+        "ctc_head.bias",
+    }
+    # The encoder is where it was but for one small step.
+    assert all(
+        torch.allclose(kept[name], before[name], atol=0.05)
+        for name in before
+        if name.startswith("encoder") and ".norm.running" not in name and "num_batches" not in name
+    )
+
+
 def test_words_that_a_model_has_no_letters_for_are_refused(
     learned: Trained, result: Path, tmp_path: Path
 ) -> None:

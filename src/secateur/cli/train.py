@@ -55,9 +55,7 @@ RENAMED = {"limit": "valid_limit"}
 @click.option(
     "--vocabulary",
     type=click.IntRange(2),
-    default=256,
-    show_default=True,
-    help="Pieces of words to write with, at most.",
+    help="Pieces of words to write with, at most.  [default: 256, or those of --init]",
 )
 @click.option(
     "--minutes",
@@ -136,7 +134,7 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
             raise SecateurError("--minutes and --steps both say how long the training is: give one of them")
         given = given | {"steps": None}
     if "init" in given:
-        for name in ("size", "layers", "width", "heads", "vocabulary"):
+        for name in ("size", "layers", "width", "heads"):
             if name in given:
                 raise SecateurError(
                     f"--{name} is for random weights, and --init has its own: give one of them"

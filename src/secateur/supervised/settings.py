@@ -34,6 +34,9 @@ class Size:
 SIZES = {"tiny": Size(12, 96, 4, 48, 15), "small": Size(16, 176, 4, 176, 31)}
 """The first is the default, 2.8 M parameters; ``small`` is as NVIDIA's ``stt_en_conformer_ctc_small``, 13 M."""
 
+VOCABULARY = 256
+"""Pieces of words that a model of random weights writes with, where nobody says."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
@@ -44,11 +47,13 @@ class TrainSettings:
         valid: transcribed speech that word error rates are measured on, in between and after; None: they are not,
             and the last model is kept rather than the best.
         valid_limit: its first so many utterances; None: all.
-        init: a recogniser whose weights and tokenizer training begins with, of `secateur.train` or from a NeMo archive; None: it
-            begins with random ones.
-        size: one of `SIZES`; with ``init``, its dimensions and its vocabulary hold, and these four are not looked at.
+        init: a recogniser whose weights training begins with, of `secateur.train` or from a NeMo archive; None: it begins with
+            random ones.
+        size: one of `SIZES`; with ``init``, its dimensions hold, and these three are not looked at.
         layers: instead of the size's; so are ``width`` and ``heads``.
-        vocabulary: pieces of words that the model writes with, at most; the blank comes on top.
+        vocabulary: pieces of words that the model writes with, at most; the blank comes on top. They are found in the
+            transcripts. None: `VOCABULARY` of them, or with ``init`` those that it has. A number with ``init`` gives it
+            new ones, and a head of random weights to write them with.
         minutes: wall-clock time that the training is planned to fit into, validations included; what is read before
             and measured after comes on top.
         steps: of training, which then takes the time that it takes; None: by ``minutes``.
@@ -76,7 +81,7 @@ class TrainSettings:
     layers: int | None = None
     width: int | None = None
     heads: int | None = None
-    vocabulary: int = 256
+    vocabulary: int | None = None
     minutes: float = 60.0
     steps: int | None = None
     rate: float = 1.5e-3

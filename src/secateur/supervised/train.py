@@ -28,7 +28,7 @@ from secateur.structure.checkpoint import new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.objective import Transcription
 from secateur.supervised.pieces import find_pieces
-from secateur.supervised.settings import Size, TrainSettings
+from secateur.supervised.settings import VOCABULARY, Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
 from secateur.training.phase import Log, run_phase
@@ -104,6 +104,8 @@ def train(
             tell(speech.said())
         if begun is None:
             recognizer = _untrained(settings, pool, features, device)
+        elif settings.vocabulary is not None:
+            recognizer = _with_vocabulary(begun, settings.vocabulary, pool, settings.seed)
         else:
             recognizer = begun
             _check_writable(recognizer.tokenizer, pool, settings.init)
@@ -170,7 +172,7 @@ def _check_writable(tokenizer: PreTrainedTokenizerBase, pool: SpeechPool, init: 
             ids = []
         if not ids or tokenizer.unk_token_id in ids:
             raise SecateurError(
-                f"{init} cannot write {letter!r}, which is in the transcripts: leave --init out, or give other speech"
+                f"{init} cannot write {letter!r}, which is in the transcripts: give it another --vocabulary, or give other speech"
             )
 
 
@@ -191,8 +193,7 @@ def _untrained(
     device: str | torch.device,
 ) -> Recognizer:
     """A recogniser of random weights that can write what is said in the speech."""
-    texts = [text for text in map(pool.text, range(len(pool))) if text is not None]
-    tokenizer = tokenizer_from_pieces(*find_pieces(texts, settings.vocabulary))
+    tokenizer = _tokenizer(pool, settings.vocabulary or VOCABULARY)
     shape, blank = settings.shape, len(tokenizer) - 1
     config = ConformerConfig(
         vocab_size=blank + 1,
@@ -215,6 +216,23 @@ def _untrained(
             if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
                 module.reset_parameters()
     return Recognizer(model.to(device), features, tokenizer)
+
+
+def _with_vocabulary(begun: Recognizer, size: int, pool: SpeechPool, seed: int) -> Recognizer:
+    """A recogniser that hears as before, and has yet to learn to write: with pieces found anew, and a head of random weights."""
+    tokenizer, model = _tokenizer(pool, size), begun.model
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        head = nn.Linear(model.config.hidden_size, len(tokenizer))
+    model.ctc_head = head.to(model.device)
+    model.config.update({"vocab_size": len(tokenizer), "pad_token_id": len(tokenizer) - 1})
+    return Recognizer(model, begun.features, tokenizer)
+
+
+def _tokenizer(pool: SpeechPool, size: int) -> PreTrainedTokenizerBase:
+    """One that can write what is said in the speech."""
+    texts = [text for text in map(pool.text, range(len(pool))) if text is not None]
+    return tokenizer_from_pieces(*find_pieces(texts, size))
 
 
 def _learned(
