@@ -154,10 +154,10 @@ def test_rates_rise_first_and_fall_along_half_a_cosine_to_the_end() -> None:
     assert seen[True][39] == max(seen[True])
 
 
-@given(death=st.integers(1, 19), seldom=st.integers(1, 4))
-@settings(max_examples=12)
+@given(death=st.integers(1, 19), seldom=st.integers(1, 4), averages=st.sampled_from([0.0, 0.8]))
+@settings(max_examples=16)
 def test_killed_at_any_step_it_goes_on_to_the_same_weights_moments_and_figures(
-    tmp_path_factory: pytest.TempPathFactory, death: int, seldom: int
+    tmp_path_factory: pytest.TempPathFactory, death: int, seldom: int, averages: float
 ) -> None:
     def kill(step: int) -> None:
         if step == death:
@@ -165,7 +165,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights_moments_and_figures(
 
     def run(path: Path | None, before: Callable[[int], object] = lambda _: None) -> Trainer:
         objective = LeastSquares()
-        loop = {"validations": 5, "keeps_best": True}
+        loop = {"validations": 5, "keeps_best": True, "averages": averages}
         return trained(
             objective,
             Length(steps=20),
@@ -339,6 +339,37 @@ def test_the_best_model_is_gone_back_to_only_where_it_is_asked_for() -> None:
         loop = {"validations": 4, "keeps_best": keeps_best}
         trained(objective, Length(steps=40), loop=loop, validate=validate)
         assert torch.equal(objective.weight, seen[keeps_best][1 if keeps_best else -1])
+
+
+def test_the_average_of_what_was_learned_is_validated_and_kept_and_not_learned_from() -> None:
+    learned: dict[float, list[Tensor]] = {0.9: [], 0.0: []}
+    validated: list[Tensor] = []
+    kept = torch.empty(0)
+    for averages, weights in learned.items():
+        objective = LeastSquares()
+
+        def now(objective: LeastSquares = objective) -> Tensor:
+            return objective.weight.detach().clone()
+
+        def validate(now: Callable[[], Tensor] = now) -> float:
+            validated.append(now())
+            return 0.0
+
+        def report(*_: object, now: Callable[[], Tensor] = now, weights: list[Tensor] = weights) -> None:
+            weights.append(now())
+
+        loop = {"validations": 4, "averages": averages}
+        trained(objective, Length(steps=40), loop=loop, validate=validate, report=report)
+        kept = now() if averages else kept
+    # Validations in between change nothing of what is learned.
+    assert all(torch.equal(a, b) for a, b in zip(*learned.values(), strict=True))
+    average = learned[0.9][0]
+    for step, weight in enumerate(learned[0.9][1:], 1):
+        stays = min(0.9, (step + 1) / (step + 10))
+        average = stays * average + (1 - stays) * weight
+        if (step + 1) % 10 == 0:
+            torch.testing.assert_close(validated[(step + 1) // 10], average)
+    torch.testing.assert_close(kept, average)
 
 
 def test_a_model_that_training_only_harms_stays_as_it_was() -> None:

@@ -104,6 +104,8 @@ class Loop:
         validates_untrained: whether there is that one.
         warm_up: steps over which the rates rise.
         decays: whether they fall along half a cosine to the end, or stay.
+        averages: part of a moving average of what is learned that stays at a step; the average is then what is validated
+            and what the phase ends with (Polyak and Juditsky 1992). At the beginning it forgets faster. 0: there is none.
         keeps_best: whether the phase ends with the model that was validated best, or with the last one.
     """
 
@@ -114,6 +116,7 @@ class Loop:
     validates_untrained: bool = True
     warm_up: int = WARM_UP_STEPS
     decays: bool = True
+    averages: float = 0.0
 
 
 @dataclass
@@ -128,6 +131,7 @@ class Progress:
         heard: seconds of audio in all steps.
         history: figures of some steps, each with the ``step`` that it is of.
         best: the lowest value of a validation, and the model that it is of.
+        average: the moving average of what is learned, where there is one.
     """
 
     step: int = 0
@@ -137,6 +141,7 @@ class Progress:
     heard: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: tuple[float, dict[str, Tensor]] | None = None
+    average: dict[str, Tensor] | None = None
 
 
 class Trainer:
@@ -196,8 +201,9 @@ class Trainer:
                     written = self._write()
             if interrupted():
                 self._write()
-        if progress.best is not None:
-            self.objective.load_model_state(progress.best[1])
+        final = progress.average if progress.best is None else progress.best[1]
+        if final is not None:
+            self.objective.load_model_state(final)
         return progress
 
     def step(self, batch: Batch) -> None:
@@ -222,6 +228,7 @@ class Trainer:
         if self._broken == 0:
             self.optimizer.step()
             self.objective.stepped()
+            self._average()
         elif self._broken >= MOST_BROKEN:
             raise SecateurError(
                 f"the loss is not a number any more, {MOST_BROKEN} steps in a row up to step {progress.step}: "
@@ -271,11 +278,40 @@ class Trainer:
             return
         progress = self.progress
         self._lap()
-        value = self.validate()
+        with self._averaged():
+            value = self.validate()
+            if self.loop.keeps_best and (progress.best is None or value <= progress.best[0]):
+                progress.best = value, self.objective.model_state()
         self._validating = self._lap()
         progress.history.append({"step": float(progress.step), "WER": value})
-        if self.loop.keeps_best and (progress.best is None or value <= progress.best[0]):
-            progress.best = value, self.objective.model_state()
+
+    def _average(self) -> None:
+        """Take the model as it is into the average."""
+        if not self.loop.averages:
+            return
+        state, done = self.objective.model_state(), self.progress.step
+        if self.progress.average is None:
+            self.progress.average = state
+            return
+        stays = min(self.loop.averages, (done + 1) / (done + 10))
+        for name, average in self.progress.average.items():
+            if average.is_floating_point():
+                average.lerp_(state[name], 1 - stays)
+            else:
+                average.copy_(state[name])
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the context the model is the average, where there is one."""
+        if self.progress.average is None:
+            yield
+            return
+        learned = self.objective.model_state()
+        self.objective.load_model_state(self.progress.average)
+        try:
+            yield
+        finally:
+            self.objective.load_model_state(learned)
 
     def _lap(self) -> float:
         """Seconds since the last time, which were spent on the phase: data that was waited for, checkpoints and all."""
@@ -298,6 +334,7 @@ class Trainer:
                 "heard": progress.heard,
                 "history": progress.history,
                 "best": progress.best,
+                "average": progress.average,
                 "model": self.objective.model_state(),
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -320,6 +357,7 @@ class Trainer:
             heard=state["heard"],
             history=state["history"],
             best=None if best is None else tuple(best),
+            average=state["average"],
         )
 
 
