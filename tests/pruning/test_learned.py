@@ -22,7 +22,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning import learned as room
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import PHASES, Learned, LearnedMethod
+from secateur.pruning.learned import PARTS, PHASES, Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings
@@ -327,6 +327,43 @@ def test_phases_share_the_time_that_is_left_whoever_spent_it(
         clock.passes(5000.0)
     run(None)
     assert lengths == {"search": (600 - 100 - 60 - 60) / 2, "recover": 600 - 100 - 60 - 180 - 60}
+
+
+@pytest.mark.parametrize("best", PARTS)
+def test_the_result_is_as_far_from_the_refitted_weights_as_it_hears_best(
+    make_recognizer: MakeRecognizer, speech: Path, best: float
+) -> None:
+    recognizer = make_recognizer("conformer")
+    groups = find_groups(recognizer.model)
+    seen: list[dict[str, torch.Tensor]] = []
+    # Before, half way and at the end of recovery, then of each part.
+    errors = iter([0.9, 0.8, 0.7, *(0.5 if part == best else 0.6 for part in PARTS)])
+
+    def validate(student: Recognizer) -> float:
+        seen.append({name: tensor.clone() for name, tensor in student.model.state_dict().items()})
+        return next(errors)
+
+    method = LearnedMethod(
+        recognizer,
+        groups,
+        {"params": parameter_cost(groups)},
+        Budget.parse("params=50%"),
+        SpeechPool.read(open_corpus(speech), RATE, skips=SkipLog()),
+        [],
+        OneShot(score="magnitude", reconstruct_minutes=0),
+        Learned(steps=6, phases=("start", "recover"), precision="float32", batch_seconds=2.0, validations=2),
+        Workspace(None),
+        ProgressBar("", quiet=True),
+        validate=validate,
+    )
+    _, student = method.run()
+    assert method.part == best
+    assert len(seen) == 3 + len(PARTS)
+    refitted, recovered = seen[0], seen[2]
+    assert any(not torch.equal(refitted[name], recovered[name]) for name in refitted)
+    for name, tensor in student.model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, torch.lerp(refitted[name], recovered[name], best))
 
 
 @pytest.mark.parametrize(

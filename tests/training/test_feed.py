@@ -98,18 +98,15 @@ def test_batches_are_repeated_exactly_by_the_same_seed_and_not_by_another(pool: 
 
 
 @pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation.speeds(), Augmentation.none()])
 def test_the_feed_of_a_recogniser_has_its_rates_and_hears_at_once_what_it_can(
-    pool: SpeechPool, augment: bool, alone: bool
+    pool: SpeechPool, augmentation: Augmentation, alone: bool
 ) -> None:
     recognizer: Any = SimpleNamespace(
         prepare=feature_frames, sample_rate=RATE, inputs_per_second=None, pads_cleanly=not alone
     )
-    with Feed.of(
-        recognizer, pool, 3, batch_seconds=10.0, augment=augment, clean_epochs=0, seed=1, threads=1
-    ) as feed:
+    with Feed.of(recognizer, pool, 3, batch_seconds=10.0, augmentation=augmentation, seed=1) as feed:
         given = list(islice(feed, 4))
-    augmentation = Augmentation() if augment else Augmentation.none()
     assert all(map(same, given, batches_of(pool, 4, augmentation=augmentation, seed=1, start=3, alone=alone)))
 
 

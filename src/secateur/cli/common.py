@@ -139,7 +139,7 @@ augment_option = click.option(
     "--augment/--no-augment",
     default=True,
     show_default=True,
-    help="Change training speech once it has been heard: speed, noise, rooms, splices, masks.",
+    help="Change training speech, so that it sounds different every time.",
 )
 precision_option = click.option(
     "--precision",

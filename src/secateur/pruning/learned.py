@@ -38,6 +38,7 @@ from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer, Waveform
+from secateur.speech.augmentation import Augmentation
 from secateur.speech.pool import SpeechPool
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
@@ -54,6 +55,13 @@ COARSE_RATE = 0.25
 
 TEACHING = 0.34
 """Share of a CPU's threads in which the teacher hears the next batches while the student learns from one."""
+
+AVERAGE = 0.99
+"""Part of the moving average of the weights that stays at a step of recovery."""
+
+PARTS = (1.0, 0.85, 0.7)
+"""How far to go in the end from the refitted weights to the recovered ones: whichever hears best (Wortsman et al. 2022, "Robust
+fine-tuning of zero-shot models", arXiv 2109.01903)."""
 
 PHASES = ("start", "search", "reconstruct", "recover")
 """The phases that can be left out; slicing cannot."""
@@ -76,8 +84,8 @@ class Learned:
             probability of .99 half of all draws close one, after which a student that has been refitted hears little; a
             module goes with its last unit too.
         batch_seconds: audio in a batch, padding included.
-        augment: whether training speech is changed from the second time on that it is heard: speed, noise, rooms, splices,
-            masks on features. As it is, there is most to learn from it the first time, and little the second.
+        augment: whether training speech is heard at another speed, and so in another voice, every time. As it is, there is
+            most to learn from it the first time, and little the second.
         distillation: what the loss is made of.
         transcripts: whether the task loss takes transcripts where there are any; else always what the teacher hears.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
@@ -98,7 +106,7 @@ class Learned:
     transcripts: bool = True
     precision: str = "auto"
     validations: int = 4
-    valid_utterances: int = 60
+    valid_utterances: int = 100
 
     def __post_init__(self) -> None:
         unknown = [phase for phase in self.phases if phase not in PHASES]
@@ -129,6 +137,7 @@ class LearnedMethod:
     Attributes:
         history: by phase, figures of its steps.
         seconds: that each stage took, in whichever process; ``refit`` is a part of ``search``.
+        part: how far the result is from the refitted weights to the recovered ones, one of `PARTS`; None: nothing was recovered.
     """
 
     def __init__(
@@ -154,6 +163,7 @@ class LearnedMethod:
         self.audio_seconds, self.log = audio_seconds, log
         self.history: dict[str, list[dict[str, float]]] = {}
         self.seconds: dict[str, float] = {}
+        self.part: float | None = None
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
@@ -288,6 +298,7 @@ class LearnedMethod:
 
     def _recover(self, plan: PruningPlan, teacher: Recognizer, student: Recognizer) -> Recognizer:
         def make() -> dict[str, Any]:
+            refitted = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
             working = Working(student.model, self.dtype)
             distiller = Distiller(
                 self._at_work(teacher), student, self.groups, plan, self.settings.distillation
@@ -301,12 +312,39 @@ class LearnedMethod:
 
             self._train("recover", objective, parameters, validate)
             working.restore()
-            return {"model": student.model.state_dict(), "history": self.history["recover"]}
+            part = 1.0 if self.validate is None else self._mix(refitted, student)
+            return {
+                "model": student.model.state_dict(),
+                "history": self.history["recover"],
+                "part": part,
+            }
 
         made = self._timed("recover", make)
+        self.part = made["part"]
         self.history["recover"] = made["history"]
         student.model.load_state_dict(made["model"])
         return student
+
+    def _mix(self, refitted: Mapping[str, Tensor], student: Recognizer) -> float:
+        """Take the student back towards the refitted weights, as far as it hears better there; how far it still is."""
+        assert self.validate is not None
+        recovered = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+
+        def go(part: float) -> None:
+            student.model.load_state_dict(
+                {
+                    name: torch.lerp(refitted[name], tensor, part) if tensor.is_floating_point() else tensor
+                    for name, tensor in recovered.items()
+                }
+            )
+
+        heard = {}
+        for part in PARTS:
+            go(part)
+            heard[part] = self.validate(student)
+        best = min(PARTS, key=heard.__getitem__)
+        go(best)
+        return best
 
     def _train(
         self,
@@ -330,14 +368,14 @@ class LearnedMethod:
                     validations=settings.validations,
                     keeps_best=recovers,
                     decays=recovers,
+                    averages=AVERAGE if recovers else 0.0,
                 ),
                 partial(
                     Feed.of,
                     self.recognizer,
                     self.pool,
                     batch_seconds=settings.batch_seconds,
-                    augment=settings.augment,
-                    clean_epochs=1,
+                    augmentation=Augmentation.speeds() if settings.augment else Augmentation.none(),
                     # Recovery hears other batches first than the search did.
                     seed=2 * self.oneshot.seed + recovers,
                     teach=objective.distiller.teach if ahead else None,

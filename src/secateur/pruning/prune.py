@@ -111,6 +111,7 @@ def prune(
                 scored.append(before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
         history: dict[str, Any] = {}
         phase_seconds: dict[str, float] = {}
+        part: float | None = None
         with clock.time("read"):
             progress.begin("reading speech")
             batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
@@ -145,7 +146,7 @@ def prune(
                     log=log,
                 )
                 plan, smaller = run.run()
-                history, phase_seconds = run.history, run.seconds
+                history, phase_seconds, part = run.history, run.seconds, run.part
         heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
         del sample, pool
         if valid is not None:
@@ -158,6 +159,7 @@ def prune(
             "history": history,
             "wall_seconds": clock.seconds,
             "phase_seconds": phase_seconds,
+            "recovered_part": part,
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
         }

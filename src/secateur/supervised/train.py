@@ -20,6 +20,7 @@ from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer, load
+from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import Corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
@@ -272,7 +273,7 @@ def _learned(
             recognizer,
             pool,
             batch_seconds=settings.batch_seconds,
-            augment=settings.augment,
+            augmentation=Augmentation() if settings.augment else Augmentation.none(),
             clean_epochs=settings.clean_epochs,
             seed=settings.seed,
             threads=1,

@@ -155,19 +155,19 @@ class Feed:
         start: int = 0,
         *,
         batch_seconds: float,
-        augment: bool,
-        clean_epochs: int,
+        augmentation: Augmentation,
+        clean_epochs: int = 0,
         seed: int,
         teach: Callable[[dict[str, Tensor]], Any] | None = None,
         threads: int | None = None,
     ) -> Feed:
-        """The feed that suits a recogniser; ``augment``: with the augmentation as it is by default, or with none."""
+        """The feed that suits a recogniser."""
         return cls(
             pool,
             recognizer.prepare,
             sample_rate=recognizer.sample_rate,
             batch_seconds=batch_seconds,
-            augmentation=Augmentation() if augment else Augmentation.none(),
+            augmentation=augmentation,
             clean_epochs=clean_epochs,
             seed=seed,
             start=start,
