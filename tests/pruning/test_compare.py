@@ -162,13 +162,13 @@ def test_the_unpruned_model_and_the_speech_are_the_same_for_all(
 @pytest.fixture
 def scorings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Scores that were computed, one after the other."""
-    made, decide = list[str](), scores.decide
+    made, judge = list[str](), scores.judge
 
     def noted(*arguments: Any, **others: Any) -> Any:
         made.append(next(each.score for each in arguments if isinstance(each, OneShot)))
-        return decide(*arguments, **others)
+        return judge(*arguments, **others)
 
-    monkeypatch.setattr(scores, "decide", noted)
+    monkeypatch.setattr(scores, "judge", noted)
     monkeypatch.setattr(learned, "decide", lambda *_, **__: pytest.fail("a run scored by itself"))
     return made
 

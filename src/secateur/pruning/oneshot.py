@@ -68,17 +68,26 @@ class Stages(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decision:
-    """What scores lead to.
+class Judgement:
+    """What units are worth.
 
     Attributes:
-        teacher: the unpruned recogniser, its heads rotated where the score asks for it: what the plan is for.
+        teacher: the unpruned recogniser, its heads rotated where the score asks for it: what the scores are of.
         scores: of its groups.
-        plan: what they say should stay.
     """
 
     teacher: Recognizer
     scores: Scores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision(Judgement):
+    """What scores lead to.
+
+    Attributes:
+        plan: what they say should stay of the teacher.
+    """
+
     plan: PruningPlan
 
 
@@ -126,6 +135,27 @@ def decide(
     audio_seconds: float = 10.0,
 ) -> Decision:
     """Score units and allocate the budget; the arguments are those of `prune_oneshot`."""
+    judgement = judge(recognizer, groups, speech, settings, progress)
+    progress("allocating", 0.0)
+    plan = allocate(
+        groups,
+        judgement.scores,
+        costs,
+        budget,
+        uniform=settings.uniform or SCORES[settings.score].uniform,
+        audio_seconds=audio_seconds,
+    )
+    return Decision(judgement.teacher, judgement.scores, plan)
+
+
+def judge(
+    recognizer: Recognizer,
+    groups: Groups,
+    speech: Sequence[Sequence[Waveform]],
+    settings: OneShot,
+    progress: Stages,
+) -> Judgement:
+    """Score units, whatever the budget; the arguments are those of `prune_oneshot`."""
     score = SCORES[settings.score]
     heard = [wave for batch in speech for wave in batch]
     heard = first_seconds(heard, settings.score_minutes * 60, recognizer.sample_rate)
@@ -154,19 +184,10 @@ def decide(
         seed=settings.seed,
         progress=scored,
     )
-    progress("allocating", 0.0)
     scores = score(teacher.model, groups, statistics)
     if settings.score == "obs":
         scores = with_widths(groups, by_depth(groups, scores), shares)
-    plan = allocate(
-        groups,
-        scores,
-        costs,
-        budget,
-        uniform=settings.uniform or score.uniform,
-        audio_seconds=audio_seconds,
-    )
-    return Decision(teacher, scores, plan)
+    return Judgement(teacher, scores)
 
 
 def carry_out(

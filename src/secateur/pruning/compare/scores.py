@@ -12,15 +12,12 @@ from secateur.errors import SecateurError
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
-from secateur.pruning.oneshot import Stages, decide
+from secateur.pruning.oneshot import Stages, judge
 from secateur.pruning.scores import SCORES, Elimination
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, Waveform
-from secateur.structure.cost import parameter_cost
 from secateur.structure.groups import Groups
 from secateur.training.checkpoint import read_state, write_state
-
-EVERYTHING = Budget.parse("params=100%")
 
 
 @dataclass(frozen=True)
@@ -77,22 +74,12 @@ class Judge:
             # Damaged: it is made anew.
             pass
         began = perf_counter()
-        # A budget that nothing goes for: what goes for others is decided by each of them.
-        decision = decide(
-            self.recognizer,
-            self.groups,
-            {"params": parameter_cost(self.groups)},
-            EVERYTHING,
-            self.speech,
-            settings.oneshot,
-            self.progress,
-            audio_seconds=settings.audio_seconds,
-        )
-        rotated = decision.teacher is not self.recognizer
+        judgement = judge(self.recognizer, self.groups, self.speech, settings.oneshot, self.progress)
+        rotated = judgement.teacher is not self.recognizer
         made = {
             "settings": asked,
-            "teacher": decision.teacher.model.state_dict() if rotated else {},
-            "scores": {name: (list(each.order), each.rise) for name, each in decision.scores.items()},
+            "teacher": judgement.teacher.model.state_dict() if rotated else {},
+            "scores": {name: (list(each.order), each.rise) for name, each in judgement.scores.items()},
             "seconds": perf_counter() - began,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
