@@ -49,9 +49,7 @@ def measure(steps: int, utterances: int) -> Figures:
     if dtype is not None:
         lower(taught, dtype)
     teacher_at_work = Recognizer(taught, teacher.features, teacher.tokenizer)
-    plain, hidden = (
-        Distiller(teacher_at_work, student, groups, None, Distillation()) for student in students
-    )
+    plain, hidden = (Distiller(teacher_at_work, student, Distillation()) for student in students)
     gates = Gates(groups)
     search = Search(hidden, None, working[1], gates, costs, Constraints([0.5, 0.5]), seed=0)
     recovery = Recovery(plain, None, working[0])

@@ -19,8 +19,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from secateur.errors import SecateurError
 from secateur.models.vocabulary import tokenizer_from_pieces
-from secateur.pruning.distillation import Distillation, Distiller, distance, in_order, transcript_tokens
+from secateur.pruning.distillation import (
+    Distillation,
+    Distiller,
+    check_teacher,
+    distance,
+    in_order,
+    transcript_tokens,
+)
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
@@ -78,8 +86,7 @@ def sliced(recognizer: Recognizer, plan: PruningPlan) -> Recognizer:
 def distiller(
     teacher: Recognizer, student: Recognizer, settings: Distillation = ALL, plan: PruningPlan | None = None
 ) -> Distiller:
-    groups = find_groups(teacher.model, width=plan is not None and "width" in plan.kept)
-    return Distiller(teacher, student, groups, plan, settings)
+    return Distiller(teacher, student, settings, None if plan is None else plan.kept.get("width"))
 
 
 @torch.no_grad()
@@ -294,6 +301,39 @@ def test_a_narrower_stream_is_held_against_the_channels_that_stayed(make_teacher
     expected = [apart(h, k[:, kept], weights) for h, k in streams]
     _, terms = distiller(teacher, student, plan=plan)(teacher.prepare(waves))
     assert terms["hidden"] == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_a_teacher_fits_what_an_earlier_pruning_left_of_it(make_teacher: MakeRecognizer) -> None:
+    teacher = make_teacher("conformer", layers=3)
+    kept: dict[str, list[int]] = {"layers.1": [], "layers.0.conv.channels": [1, 2, 5]}
+    check_teacher(teacher, sliced(teacher, PruningPlan.keep(find_groups(teacher.model), kept)))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "sentence"),
+    [
+        ("wav2vec2", {}, "is of another family"),
+        ("conformer", {"width": 24}, "has another residual width"),
+        ("conformer", {"layers": 2}, "has fewer layers"),
+    ],
+)
+def test_a_teacher_that_is_another_model_is_refused(
+    make_teacher: MakeRecognizer, family: str, settings: dict[str, int], sentence: str
+) -> None:
+    with pytest.raises(SecateurError, match=f"the teacher {sentence} than the model that is pruned: give"):
+        check_teacher(make_teacher(family, **settings), make_teacher("conformer", layers=3))
+
+
+def test_a_teacher_that_hears_or_writes_otherwise_is_refused(make_teacher: MakeRecognizer) -> None:
+    teacher, model = make_teacher("conformer"), make_teacher("conformer")
+    teacher.features = copy.deepcopy(model.features)
+    teacher.features.hop_length += 1
+    with pytest.raises(SecateurError, match="hears other features"):
+        check_teacher(teacher, model)
+    teacher.features = model.features
+    teacher.tokenizer = tokenizer_from_pieces(["x", "y", "z", "u", "v", "w"])
+    with pytest.raises(SecateurError, match="writes with another vocabulary"):
+        check_teacher(teacher, model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

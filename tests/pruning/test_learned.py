@@ -147,6 +147,27 @@ def test_recovery_brings_the_pruned_model_nearer_to_the_unpruned_one(settings: M
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
+def test_what_an_earlier_pruning_left_is_pruned_on_with_the_first_model_as_teacher(
+    settings: MakeSettings, model: Path, tmp_path: Path
+) -> None:
+    recover = {"phases": ("start", "recover"), "augment": False}
+    first = prune(settings("params=80%", steps=2, **recover), tmp_path / "first")
+    asked = replace(settings("params=75%", steps=60, rate=3e-3, **recover), model=tmp_path / "first")
+    second = prune(replace(asked, teacher=model), tmp_path / "second")
+    assert second.report["after"]["params"] <= 0.6 * first.report["before"]["params"]
+    assert second.report["before"]["params"] == first.report["after"]["params"]
+    # It comes nearer to the first model than without it, when it has the second one to learn from.
+    without = prune(asked)
+    dense = secateur.load(model)
+    wave = np.random.default_rng(5).standard_normal(RATE).astype(np.float32)
+    wanted = dense.logits([wave])[0].log_softmax(-1)
+    away = [
+        float((wanted - each.recognizer.logits([wave])[0].log_softmax(-1)).square().mean())
+        for each in (second, without)
+    ]
+    assert away[0] < away[1]
+
+
 def test_expected_costs_fall_to_their_limits_during_the_search(settings: MakeSettings) -> None:
     chosen = settings(phases=("search",), steps=60, gate_rate=0.5, augment=False)
     rows = prune(chosen).report["history"]["search"]

@@ -34,6 +34,7 @@ SETTINGS = {
     "model": "model",
     "data": "data",
     "keep": "keep",
+    "teacher": "teacher",
     "valid": "valid",
     "limit": "valid_limit",
     "method": "method",
@@ -97,6 +98,11 @@ SCORES = (
     default="learned",
     show_default=True,
     help="How to prune: with training, or with closed-form refitting alone.",
+)
+@click.option(
+    "--teacher",
+    metavar="MODEL",
+    help="Learned: distil from that model, of which MODEL is what an earlier pruning left.",
 )
 @click.option(
     "--minutes",
@@ -207,7 +213,7 @@ def _refuse_learned(context: click.Context) -> None:
     """Refuse what the one-shot method would not heed."""
     for option in context.command.params:
         name = option.name or ""
-        idle = name == "tensorboard" or SETTINGS.get(name, "").startswith("learned.")
+        idle = name in ("tensorboard", "teacher") or SETTINGS.get(name, "").startswith("learned.")
         if idle and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise SecateurError(
                 f"{option.opts[0]} is for --method learned, and the method is oneshot: leave it out"

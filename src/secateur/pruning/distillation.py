@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
 from secateur.recognizer import Recognizer
-from secateur.structure.groups import Groups
-from secateur.structure.plan import PruningPlan
+from secateur.structure.groups import family_of, find_groups
 
 Inputs = Mapping[str, Tensor]
 """A batch as `Recognizer.prepare` makes it."""
@@ -75,27 +75,22 @@ class Distiller:
     Args:
         teacher: the unpruned recogniser; no gradients are taken of it.
         student: the same model with masks on it, or what slicing left of it.
-        groups: of the teacher.
-        plan: what the student was sliced by; None: nothing was.
         settings: what counts how much.
+        width: the teacher's residual dimensions that the student was left; None: all.
     """
 
     def __init__(
         self,
         teacher: Recognizer,
         student: Recognizer,
-        groups: Groups,
-        plan: PruningPlan | None,
         settings: Distillation,
+        width: Sequence[int] | None = None,
     ) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
-        kept = {} if plan is None else plan.kept
-        self._teaching = [teacher.model.get_submodule(path) for path in groups.layers.values()]
-        self._learning = list(student.model.get_submodule(groups.family.layers).children())
-        self._width = kept.get("width")
-        survivors = [i for i, name in enumerate(groups.layers) if kept.get(name, (0,))]
+        self._teaching, self._learning = layers_of(teacher), layers_of(student)
+        self._width = None if width is None else list(width)
         # Where no layer went, each is matched to itself.
-        self._matches = survivors
+        self._matches = list(range(len(self._learning)))
         self._distances: Tensor | None = None
 
     @torch.no_grad()
@@ -145,7 +140,7 @@ class Distiller:
     def _hidden(self, h: Sequence[Tensor], k: Sequence[Tensor], weight: Tensor) -> Tensor:
         """Mean over the student's layers of the relative distance to the teacher's layer that each is matched to."""
         if self._width is not None:
-            k = [each[..., list(self._width)] for each in k]
+            k = [each[..., self._width] for each in k]
         if len(h) < len(k):
             self._match(h, k, weight)
         distances = [distance(each, k[match], weight) for each, match in zip(h, self._matches, strict=True)]
@@ -181,6 +176,43 @@ class Distiller:
             zero_infinity=True,
         )
         return loss / lengths.sum().clamp(min=1)
+
+
+def layers_of(recognizer: Recognizer) -> list[nn.Module]:
+    """The layers whose residual streams are compared, in their order."""
+    return list(recognizer.model.get_submodule(family_of(recognizer.model).layers).children())
+
+
+def check_teacher(teacher: Recognizer, model: Recognizer) -> None:
+    """Refuse a teacher that what is left of a model cannot be compared with.
+
+    Raises:
+        SecateurError: it hears, writes or is built in another way.
+    """
+    what = _difference(teacher, model)
+    if what is not None:
+        raise SecateurError(
+            f"the teacher {what} than the model that is pruned: give the model that it was pruned from, "
+            "with its width as it was"
+        )
+
+
+def _difference(teacher: Recognizer, model: Recognizer) -> str | None:
+    if family_of(teacher.model) is not family_of(model.model):
+        return "is of another family"
+    if teacher.features.to_dict() != model.features.to_dict():
+        return "hears other features"
+    if teacher.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        return "writes with another vocabulary"
+    lengths = torch.tensor([100, 1000, 3001])
+    if not torch.equal(teacher.output_lengths(lengths), model.output_lengths(lengths)):
+        return "answers at another rate"
+    widths = [find_groups(each.model, width=True)["width"].size for each in (teacher, model)]
+    if widths[0] != widths[1]:
+        return "has another residual width"
+    if len(layers_of(teacher)) < len(layers_of(model)):
+        return "has fewer layers"
+    return None
 
 
 def distance(h_BTD: Tensor, k_BTD: Tensor, weight_BT: Tensor) -> Tensor:

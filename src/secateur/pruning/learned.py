@@ -130,6 +130,7 @@ class LearnedMethod:
         settings: of the method.
         workspace: keeps what is done.
         progress: told about the work as it goes.
+        teacher: what search and recovery distil from; None: the unpruned recogniser.
         validate: word error rate of a recogniser; None: nothing is validated.
         audio_seconds: length of the utterance that multiply-accumulates are counted for.
         log: given each row of the history as it comes, and the phase that it is of.
@@ -153,6 +154,7 @@ class LearnedMethod:
         workspace: Workspace,
         progress: ProgressBar,
         *,
+        teacher: Recognizer | None = None,
         validate: Callable[[Recognizer], float] | None = None,
         audio_seconds: float = 10.0,
         log: Log | None = None,
@@ -160,6 +162,7 @@ class LearnedMethod:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
         self.workspace, self.progress, self.validate = workspace, progress, validate
+        self.teacher = teacher
         self.audio_seconds, self.log = audio_seconds, log
         self.history: dict[str, list[dict[str, float]]] = {}
         self.seconds: dict[str, float] = {}
@@ -244,9 +247,7 @@ class LearnedMethod:
                     self.targets, [float(c.of(counts)) / c.dense for c in costs.values()]
                 )
             working = Working(student.model, self.dtype)
-            distiller = Distiller(
-                self._at_work(teacher), student, self.groups, None, self.settings.distillation
-            )
+            distiller = Distiller(self._at_work(self.teacher or teacher), student, self.settings.distillation)
             objective = Search(
                 distiller, self._labels(), working, gates, costs, constraints, self.oneshot.seed
             )
@@ -301,7 +302,10 @@ class LearnedMethod:
             refitted = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
             working = Working(student.model, self.dtype)
             distiller = Distiller(
-                self._at_work(teacher), student, self.groups, plan, self.settings.distillation
+                self._at_work(self.teacher or teacher),
+                student,
+                self.settings.distillation,
+                plan.kept.get("width"),
             )
             objective = Recovery(distiller, self._labels(), working)
             parameters = [{"params": working.parameters(), "lr": self.settings.rate}]

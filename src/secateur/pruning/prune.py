@@ -14,6 +14,7 @@ from secateur.evaluation.results import Evaluation
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
+from secateur.pruning.distillation import check_teacher
 from secateur.pruning.learned import LearnedMethod
 from secateur.pruning.oneshot import prune_oneshot
 from secateur.pruning.settings import PruneSettings
@@ -102,6 +103,7 @@ def prune(
                 multiple_of=settings.multiple_of,
                 min_heads=settings.min_heads,
             )
+            teacher = None if settings.teacher is None else _teacher(settings.teacher, dense)
             costs = _costs(budget, groups, dense, settings.audio_seconds)
         scored: list[Evaluation] = []
         if valid is not None:
@@ -141,6 +143,7 @@ def prune(
                     settings.learned,
                     workspace,
                     progress,
+                    teacher=teacher,
                     validate=_validation(valid, settings.learned.valid_utterances),
                     audio_seconds=settings.audio_seconds,
                     log=log,
@@ -179,6 +182,13 @@ def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
     if settings.method == "oneshot" or out is None:
         return Workspace(None)
     return Workspace.of(Path(out), settings.plain())
+
+
+def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:
+    """What is distilled from, where that is not what is pruned."""
+    teacher = load(model, device=dense.model.device, dtype=dense.model.dtype)
+    check_teacher(teacher, dense)
+    return teacher
 
 
 def _read(

@@ -24,6 +24,7 @@ class PruneSettings:
         model: what is pruned.
         data: speech that it is pruned on; transcripts are not needed.
         keep: the budget.
+        teacher: what the learned method distils from, where ``model`` is what is left of it already; None: ``model``.
         valid: transcribed speech that word error rates before and after are measured on; None: they are not.
         valid_limit: its first so many utterances; None: all.
         method: one of `METHODS`.
@@ -38,6 +39,7 @@ class PruneSettings:
     model: str | Path
     data: str | Path
     keep: str
+    teacher: str | Path | None = None
     valid: str | Path | None = None
     valid_limit: int | None = None
     method: str = METHODS[0]
