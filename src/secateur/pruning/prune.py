@@ -18,12 +18,13 @@ from secateur.pruning.distillation import check_teacher
 from secateur.pruning.learned import LearnedMethod
 from secateur.pruning.oneshot import prune_oneshot
 from secateur.pruning.settings import PruneSettings
-from secateur.recognizer import Recognizer, Waveform, load
+from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
+from secateur.recognizer import Recognizer, load
 from secateur.runs import Stopwatch, environment
 from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.pool import SpeechPool
-from secateur.speech.sampling import sample_batches, sample_pool, spread
+from secateur.speech.sampling import sample_batches, sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free, save_pruned
 from secateur.structure.cost import mac_cost, parameter_cost
@@ -114,11 +115,23 @@ def prune(
         history: dict[str, Any] = {}
         phase_seconds: dict[str, float] = {}
         part: float | None = None
+        held = 0
         with clock.time("read"):
             progress.begin("reading speech")
             batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
             minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-            sample, pool = _read(settings, data, pool, dense.sample_rate, minutes, batch_seconds, skips)
+            if settings.method == "oneshot":
+                pool = None
+                sample = sample_batches(
+                    data, minutes, dense.sample_rate, batch_seconds, seed=settings.oneshot.seed, skips=skips
+                )
+                heard = sum(len(wave) for batch in sample for wave in batch) / dense.sample_rate
+            else:
+                pool = pool or SpeechPool.read(data, dense.sample_rate, skips=skips)
+                heard, held = float(pool.seconds.sum()), len(pool)
+                pool, validate = _validation(settings, pool, valid, teacher or dense)
+                held -= len(pool)
+                sample = sample_pool(pool, minutes, batch_seconds, seed=settings.oneshot.seed)
         with clock.time("prune"):
             if pool is None:
                 plan, smaller = prune_oneshot(
@@ -144,13 +157,12 @@ def prune(
                     workspace,
                     progress,
                     teacher=teacher,
-                    validate=_validation(valid, settings.learned.valid_utterances),
+                    validate=validate,
                     audio_seconds=settings.audio_seconds,
                     log=log,
                 )
                 plan, smaller = run.run()
                 history, phase_seconds, part = run.history, run.seconds, run.part
-        heard = _seconds(sample, dense.sample_rate) if pool is None else float(pool.seconds.sum())
         del sample, pool
         if valid is not None:
             with clock.time("evaluate"):
@@ -158,6 +170,7 @@ def prune(
                 scored.append(evaluate(smaller, valid, limit=settings.valid_limit, progress=progress))
         report = _report(settings, budget, groups, plan, costs, scored) | {
             "audio_seconds": round(heard, 1),
+            "held_out": held,
             "skipped": skips.skipped,
             "history": history,
             "wall_seconds": clock.seconds,
@@ -191,34 +204,18 @@ def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:
     return teacher
 
 
-def _read(
-    settings: PruneSettings,
-    data: Corpus,
-    pool: SpeechPool | None,
-    sample_rate: int,
-    minutes: float,
-    batch_seconds: float,
-    skips: SkipLog,
-) -> tuple[list[list[Waveform]], SpeechPool | None]:
-    """A sample of so many minutes in batches and, for a method that trains, all of the speech."""
-    seed = settings.oneshot.seed
-    if settings.method == "oneshot":
-        return sample_batches(data, minutes, sample_rate, batch_seconds, seed=seed, skips=skips), None
-    if pool is None:
-        pool = SpeechPool.read(data, sample_rate, skips=skips)
-    return sample_pool(pool, minutes, batch_seconds, seed=seed), pool
-
-
-def _seconds(batches: Sequence[Sequence[Waveform]], sample_rate: int) -> float:
-    return sum(len(wave) for batch in batches for wave in batch) / sample_rate
-
-
-def _validation(valid: Corpus | None, count: int) -> Callable[[Recognizer], float] | None:
-    """The word error rate on a part of the transcribed speech, for a look in between."""
-    if valid is None or count == 0:
-        return None
-    part = spread(valid, count)
-    return lambda recognizer: evaluate(recognizer, part).wer
+def _validation(
+    settings: PruneSettings, pool: SpeechPool, valid: Corpus | None, teacher: Recognizer
+) -> tuple[SpeechPool, Validation | None]:
+    """The speech to train on, and how what is learned is validated: on transcripts, or on speech set aside for that."""
+    learned = settings.learned
+    count = learned.valid_utterances if learned.validations else 0
+    if not count or not {"search", "recover"}.intersection(learned.phases):
+        return pool, None
+    if valid is not None:
+        return pool, on_transcripts(valid, count)
+    rest, held = hold_out(pool, count, settings.oneshot.seed)
+    return rest, None if held is None else on_what_is_heard(teacher, held)
 
 
 def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) -> dict[str, CostModel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -111,6 +112,15 @@ class SpeechPool:
 
     def __len__(self) -> int:
         return len(self._pieces)
+
+    def split(self, count: int, seed: int) -> tuple[SpeechPool, SpeechPool]:
+        """All utterances but ``count``, and those, drawn at random; both in the order of the pool."""
+        drawn = set(random.Random(seed).sample(range(len(self)), count))
+        parts: tuple[list[_Piece], list[_Piece]] = ([], [])
+        for index, piece in enumerate(self._pieces):
+            parts[index in drawn].append(piece)
+        rest, held = (SpeechPool(part, self.sample_rate, self.skips) for part in parts)
+        return rest, held
 
     def waveform(self, index: int) -> Waveform:
         """Audio of an utterance, float32 [samples].
