@@ -29,6 +29,7 @@ from secateur.pruning.compare import (
 from secateur.pruning.compare import runs as room
 from secateur.pruning.learned import Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
@@ -249,8 +250,10 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         with pytest.raises(KeyboardInterrupt):
             compare(asked, tmp_path)
     unfinished = tmp_path / "magnitude_params60_macs60.unfinished"
-    with pytest.raises(SecateurError, match="unfinished run with other settings .*multiple_of was 1, is 2"):
-        compare(replace(asked, multiple_of=2), tmp_path)
+    with pytest.raises(
+        SecateurError, match="unfinished run with other settings .*scope.multiple_of was 1, is 2"
+    ):
+        compare(replace(asked, scope=Scope(multiple_of=2)), tmp_path)
     (row,) = compare(asked, tmp_path, tell=told.append).rows
     assert told[-1] == f"going on with the run in {unfinished}"
     assert row.error is None

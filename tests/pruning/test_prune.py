@@ -20,6 +20,7 @@ from secateur.pruning import oneshot
 from secateur.pruning import prune as room
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import PruneSettings, prune
+from secateur.pruning.scope import Scope
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import read_audio
 from secateur.speech.skips import SkipLog
@@ -214,7 +215,7 @@ def test_other_families_are_pruned_the_same_way(
 
 
 def test_settings_of_the_groups_are_heeded(settings: MakeSettings) -> None:
-    pruned = prune(settings("params=50%", multiple_of=8, min_heads=2))
+    pruned = prune(settings("params=50%", scope=Scope(multiple_of=8, min_heads=2)))
     units = pruned.report["units"]
     assert all(units[name][0] >= 2 for name in units if name.endswith(".heads"))
     assert all(

@@ -11,6 +11,7 @@ from secateur.errors import SecateurError
 from secateur.pruning.distillation import Distillation
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import METHODS, PruneSettings
 
@@ -44,7 +45,7 @@ SETTINGS = st.builds(
         precision=st.sampled_from(["auto", "bfloat16", "float32"]),
     ),
     audio_seconds=NUMBERS,
-    width=st.booleans(),
+    scope=st.builds(Scope, width=st.booleans(), whole=st.lists(TEXTS).map(tuple)),
 )
 
 
@@ -91,9 +92,9 @@ def test_a_rate_may_be_written_without_a_dot(tmp_path: Path) -> None:
         ),
         ({"keep": 50}, "keep is 50, which is not text"),
         ({"valid_limit": "all"}, "valid_limit is 'all', which is not a whole number or null"),
-        ({"multiple_of": 8.5}, "multiple_of is 8.5, which is not a whole number"),
-        ({"multiple_of": True}, "multiple_of is True, which is not a whole number"),
-        ({"width": 1}, "width is 1, which is not true or false"),
+        ({"scope": {"multiple_of": 8.5}}, "scope.multiple_of is 8.5, which is not a whole number"),
+        ({"scope": {"multiple_of": True}}, "scope.multiple_of is True, which is not a whole number"),
+        ({"scope": {"width": 1}}, "scope.width is 1, which is not true or false"),
         ({"oneshot": {"score_minutes": "long"}}, "oneshot.score_minutes is 'long', which is not a number"),
         ({"learned": {"phases": "search"}}, "learned.phases is 'search', which is not a list"),
         ({"learned": {"phases": [1]}}, r"learned.phases\[0\] is 1, which is not text"),

@@ -103,6 +103,31 @@ def test_counts_can_be_held_to_multiples_and_heads_and_layers_to_a_minimum(make_
         PruningPlan.keep(groups, {"layers.0": []})
 
 
+@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])
+def test_groups_that_stay_whole_are_by_name_or_pattern(make_model: MakeModel, family: str) -> None:
+    model = make_model(family, layers=3)
+    everything = find_groups(model)
+    groups = find_groups(model, whole=["layers.0*", "*.heads"])
+    rest = [name for name in everything if not name.startswith("layers.0") and not name.endswith(".heads")]
+    assert [name for name, group in groups.items() if len(group.counts()) > 1] == rest
+    for name in rest:
+        assert groups[name].counts() == everything[name].counts()
+    # What holds the units of a module that stays is not removed either.
+    with pytest.raises(SecateurError):
+        PruningPlan.keep(groups, {"layers.0": []})
+    plan = PruningPlan.keep(groups, {"layers.1": []})
+    kept = find_groups(slice_model(model, plan))
+    assert kept["layers.0"].size == 1
+    assert len(kept.layers) == 2
+
+
+def test_a_group_that_there_is_not_cannot_stay_whole(make_model: MakeModel) -> None:
+    with pytest.raises(
+        SecateurError, match=r"no group head\* that could .* the model has layers\.\*, .*heads"
+    ):
+        find_groups(make_model("conformer"), whole=["head*"])
+
+
 def test_a_sliced_model_has_the_groups_that_are_left(make_model: MakeModel) -> None:
     model = make_model("parakeet", layers=3)
     plan = PruningPlan.keep(

@@ -129,6 +129,13 @@ structure_options = _together(
         help="Heads that every layer keeps.",
     ),
     click.option("--width", is_flag=True, help="Prune the residual width too."),
+    click.option(
+        "--whole",
+        metavar="GROUPS",
+        default="",
+        callback=names,
+        help="Groups that stay whole, by name or pattern, with commas between: 'layers.0.*'.",
+    ),
 )
 """What a command that prunes may touch, and in what steps."""
 

@@ -98,6 +98,7 @@ def compare(
     multiple_of: int,
     min_heads: int,
     width: bool,
+    whole: tuple[str, ...],
     seed: int,
     device: str,
     dtype: str | None,
@@ -118,6 +119,7 @@ def compare(
     from secateur.pruning.compare import CompareSettings, compare
     from secateur.pruning.learned import Learned
     from secateur.pruning.oneshot import OneShot
+    from secateur.pruning.scope import Scope
     from secateur.reporting.page import comparison_page, write_page
     from secateur.reporting.rivals import rivals_table
     from secateur.speech.skips import SkipLog
@@ -140,9 +142,7 @@ def compare(
             augment=augment,
             precision=precision,
         ),
-        multiple_of=multiple_of,
-        min_heads=min_heads,
-        width=width,
+        scope=Scope(width, whole, multiple_of, min_heads),
     )
     skips = SkipLog()
     try:

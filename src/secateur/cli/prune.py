@@ -49,9 +49,10 @@ SETTINGS = {
     "batch_seconds": "learned.batch_seconds",
     "augment": "learned.augment",
     "precision": "learned.precision",
-    "multiple_of": "multiple_of",
-    "min_heads": "min_heads",
-    "width": "width",
+    "multiple_of": "scope.multiple_of",
+    "min_heads": "scope.min_heads",
+    "width": "scope.width",
+    "whole": "scope.whole",
 }
 """Options that decide a run, and their names in `PruneSettings`."""
 

@@ -239,7 +239,11 @@ class LearnedMethod:
                 )
             begin = opening(self.groups, decision.scores, decision.plan) if known else {}
             whole = self.groups.layers.keys() | self.groups.branches.keys()
-            gated = [name for name in self.groups if self.settings.coarse or name not in whole]
+            gated = [
+                name
+                for name, group in self.groups.items()
+                if len(group.counts()) > 1 and (self.settings.coarse or name not in whole)
+            ]
             gates = Gates(self.groups, gated, open_probability=begin).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
             with torch.no_grad():

@@ -28,7 +28,7 @@ from secateur.speech.sampling import sample_batches, sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free, save_pruned
 from secateur.structure.cost import mac_cost, parameter_cost
-from secateur.structure.groups import Groups, find_groups
+from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.workspace import Workspace
 
@@ -98,12 +98,7 @@ def prune(
             tell(f"going on with the run in {workspace.folder}")
         with clock.time("load"):
             dense = recognizer or load(settings.model)
-            groups = find_groups(
-                dense.model,
-                width=settings.width,
-                multiple_of=settings.multiple_of,
-                min_heads=settings.min_heads,
-            )
+            groups = settings.scope.groups(dense.model)
             teacher = None if settings.teacher is None else _teacher(settings.teacher, dense)
             costs = _costs(budget, groups, dense, settings.audio_seconds)
         scored: list[Evaluation] = []

@@ -11,6 +11,7 @@ from secateur import runs
 from secateur.errors import SecateurError
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scope import Scope
 
 METHODS = ("learned", "oneshot")
 """How to prune; the first is the default."""
@@ -31,9 +32,7 @@ class PruneSettings:
         oneshot: settings of scores and of closed-form refitting, which every method begins with.
         learned: settings of the learned method.
         audio_seconds: length of the utterance that multiply-accumulates and latency are for.
-        multiple_of: hold the numbers of units to multiples of this.
-        min_heads: heads that every attention module keeps.
-        width: offer the residual width too.
+        scope: what may go at all.
     """
 
     model: str | Path
@@ -46,9 +45,7 @@ class PruneSettings:
     oneshot: OneShot = field(default_factory=OneShot)
     learned: Learned = field(default_factory=Learned)
     audio_seconds: float = 10.0
-    multiple_of: int = 1
-    min_heads: int = 0
-    width: bool = False
+    scope: Scope = field(default_factory=Scope)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from operator import attrgetter
 from typing import Literal
 
@@ -127,6 +129,7 @@ def find_groups(
     multiple_of: int = 1,
     min_heads: int = 0,
     min_layers: int = 1,
+    whole: Sequence[str] = (),
 ) -> Groups:
     """Find what can be removed from a model, dense or already sliced.
 
@@ -136,9 +139,11 @@ def find_groups(
         multiple_of: hold the numbers of units (not of heads) to multiples of this.
         min_heads: heads that every attention module must keep; with none left a module is reduced to its bias.
         min_layers: layers that the model must keep.
+        whole: groups that must stay whole, by name or by a pattern as shells have them, ``layers.0.*``.
 
     Raises:
-        SecateurError: the model's family has no table, or the table does not know one of the model's parameters.
+        SecateurError: the model's family has no table, the table does not know one of the model's parameters, or there is
+            no group of such a name.
     """
     family = family_of(model)
     rows = {name: row for name, row in family.units.items() if width or not row.on_request}
@@ -147,6 +152,8 @@ def find_groups(
     sites = _unit_sites(model, axes, rows, dims)
     # An axis that only a norm reads has nowhere to put a gate: its units stay.
     sites = {name: found for name, found in sites.items() if any(site.side != "norm" for site in found)}
+    offered = list(sites)
+    sites = {name: found for name, found in sites.items() if not _matches(name, whole)}
     dims = {
         key: tuple(tuple(axis if axis.group in sites else Axis(axis.size) for axis in dim) for dim in each)
         for key, each in dims.items()
@@ -174,11 +181,18 @@ def find_groups(
     coarse = {name: Site(path, "layer", (Axis(1, name),)) for name, path in layers.items()}
     coarse |= {name: Site(row.path, "output", (Axis(1, name),)) for name, row in branches.items()}
 
+    for pattern in whole:
+        if not any(_matches(name, [pattern]) for name in (*offered, *coarse)):
+            known = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in (*coarse, *offered))
+            raise SecateurError(
+                f"there is no group {pattern} that could stay whole: the model has {', '.join(known)}"
+            )
+
     def group(name: str) -> Group:
         if name in coarse:
             kind = "layer" if name in layers else "module"
             inside = tuple(home for home in _inside(coarse[name].module, homes) if home != name)
-            return Group(name, kind, 1, 0, 1, (coarse[name],), inside)
+            return Group(name, kind, 1, int(_matches(name, whole)), 1, (coarse[name],), inside)
         row = rows[axes.groups[name][0]]
         size = next(axis.size for axis in sites[name][0].dim if axis.group == name)
         least = max(row.min_units, min_heads if row.axis == "heads" else 0)
@@ -204,6 +218,10 @@ def find_groups(
         attributes={key: each[0] for key, each in dims.items() if isinstance(key, tuple)},
         selects=tuple(path for path, _ in model.named_modules() if selects.find(path)),
     )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def family_of(model: PreTrainedModel) -> Family:

@@ -126,13 +126,7 @@ class _Same:
 
     @cached_property
     def groups(self) -> Groups:
-        settings = self.settings
-        return find_groups(
-            self.recognizer.model,
-            width=settings.width,
-            multiple_of=settings.multiple_of,
-            min_heads=settings.min_heads,
-        )
+        return self.settings.scope.groups(self.recognizer.model)
 
     def costs(self, budget: str) -> dict[str, CostModel]:
         """The costs that a budget limits."""

@@ -90,5 +90,5 @@ class Judge:
 def _asked(settings: PruneSettings) -> dict[str, Any]:
     """Those of a run's settings that its scores depend on."""
     plain = settings.plain()
-    names = ("model", "data", "oneshot", "multiple_of", "min_heads", "width")
+    names = ("model", "data", "oneshot", "scope")
     return {name: plain[name] for name in names}

@@ -13,6 +13,7 @@ from secateur.pruning.budget import Budget
 from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.runs import plain
@@ -42,9 +43,7 @@ class CompareSettings:
         oneshot: how much speech to score and refit on, and the seed; methods choose the score.
         learned: length of every run, and how everything is trained; each method has the phases that it has.
         audio_seconds: length of the utterance that multiply-accumulates and time are for.
-        multiple_of: hold the numbers of units to multiples of this.
-        min_heads: heads that every attention module keeps.
-        width: offer the residual width too.
+        scope: what may go at all.
         rounds: forward passes of the unpruned and the pruned model, in turns, that are timed.
 
     Raises:
@@ -61,9 +60,7 @@ class CompareSettings:
     oneshot: OneShot = field(default_factory=OneShot)
     learned: Learned = field(default_factory=Learned)
     audio_seconds: float = 10.0
-    multiple_of: int = 1
-    min_heads: int = 0
-    width: bool = False
+    scope: Scope = field(default_factory=Scope)
     rounds: int = 20
 
     def __post_init__(self) -> None:
@@ -90,9 +87,7 @@ class CompareSettings:
             oneshot=replace(self.oneshot, score=score),
             learned=replace(self.learned, phases=phases),
             audio_seconds=self.audio_seconds,
-            multiple_of=self.multiple_of,
-            min_heads=self.min_heads,
-            width=self.width,
+            scope=self.scope,
         )
 
     def plain(self) -> dict[str, Any]:

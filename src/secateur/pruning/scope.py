@@ -1,0 +1,40 @@
+"""What pruning may touch, and in what steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from secateur.structure.groups import Groups, find_groups
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What of a model may go.
+
+    Attributes:
+        width: the residual width may be pruned too.
+        whole: groups that stay whole, by the names that a plan gives them or by patterns as shells have them, ``layers.0.*``.
+        multiple_of: numbers of units are held to multiples of this.
+        min_heads: heads that every attention module keeps.
+    """
+
+    width: bool = False
+    whole: tuple[str, ...] = ()
+    multiple_of: int = 1
+    min_heads: int = 0
+
+    def groups(self, model: PreTrainedModel) -> Groups:
+        """The groups that may be pruned.
+
+        Raises:
+            SecateurError: the model cannot be pruned, or has no such group.
+        """
+        return find_groups(
+            model,
+            width=self.width,
+            whole=self.whole,
+            multiple_of=self.multiple_of,
+            min_heads=self.min_heads,
+        )
