@@ -117,6 +117,24 @@ def test_pruning_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> N
     )
 
 
+def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_path: Path) -> None:
+    variants = ["default", "plain_divergence", "without_front_end_groups", "with_search_from_open_gates"]
+    some = ["--keep", "params=80%", "--steps", "4", "--models", tmp_path / "models"]
+    results = {
+        name: each["figures"] for name, each in run("ablation", "--variants", *variants, *some).items()
+    }
+    assert set(results) == {f"ablation_{name}" for name in variants}
+    default, plain, front_end, searched = (results[f"ablation_{name}"] for name in variants)
+    assert all(each["kept"]["params"] <= 0.8 for each in results.values())
+    assert plain["units"] == default["units"]
+    for stage in ("start", "reconstruct"):
+        assert plain["phase_seconds"][stage] == default["phase_seconds"][stage]
+        assert front_end["phase_seconds"][stage] != default["phase_seconds"][stage]
+    assert plain["settings"]["distillation"]["speech_weight"] == 0
+    assert not any(name.startswith("subsampling") for name in front_end["units"])
+    assert set(searched["history"]) == {"search", "recover"}
+
+
 def test_the_encoder_is_timed_before_and_after_pruning(run: Run, tmp_path: Path) -> None:
     models = tmp_path / "models"
     run("oneshot", "--budgets", "params=80%", "--methods", "magnitude", "--models", models)

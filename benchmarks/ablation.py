@@ -1,0 +1,111 @@
+"""What each part of the learned method is worth: a run of the same minutes without it, on `valid`.
+
+All runs begin with the same scores and, where they can, the same refitted weights, which are made once; what these took counts for
+each of them. A run whose result exists is skipped unless --again; one that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
+from secateur import PruneSettings, prune
+from secateur.progress import ProgressBar
+from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.oneshot import OneShot
+from secateur.training.workspace import Workspace
+
+WITH_SEARCH = {"learned.phases": PHASES}
+CTC = {"learned.distillation.task": 0.3}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "without_layerwise_distillation": {"learned.distillation.hidden": 0.0},
+    "plain_divergence": {"learned.distillation.speech_weight": 0.0},
+    "without_augmentation": {"learned.augment": False},
+    "with_ctc_on_transcripts": CTC,
+    "with_ctc_on_what_the_teacher_heard": CTC | {"learned.transcripts": False},
+    "without_refitting": {"learned.phases": ("start", "recover")},
+    "without_front_end_groups": {"scope.whole": ("subsampling.*",)},
+    "with_search": WITH_SEARCH,
+    "with_search_and_coarse_gates": WITH_SEARCH | {"learned.coarse": True},
+    "with_search_from_open_gates": {"learned.phases": ("search", "reconstruct", "recover")},
+}
+
+
+def settings_of(changes: Mapping[str, Any], options: argparse.Namespace) -> PruneSettings:
+    """The settings of a run."""
+    base = PruneSettings(
+        str(model_file()),
+        data=str(speech("fit")),
+        keep=options.keep,
+        valid=str(speech("valid")),
+        valid_limit=options.limit,
+        oneshot=OneShot(seed=options.seed),
+        learned=Learned(minutes=options.minutes, steps=options.steps),
+    )
+    return base.changed(changes)
+
+
+def shared_stages(settings: PruneSettings, default: PruneSettings) -> list[str]:
+    """The stages of the default run that are those of this one too."""
+    phases = settings.learned.phases
+    if settings.scope != default.scope or "start" not in phases:
+        return []
+    return ["start", "reconstruct"] if phases == default.learned.phases else ["start"]
+
+
+def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figures:
+    """Prune, and measure on `valid`."""
+    default, settings = settings_of({}, options), settings_of(VARIANTS[name], options)
+    place, stash = Workspace.place(folder), folder.with_name("stages")
+    if not place.exists():
+        place.mkdir(parents=True)
+        for stage in shared_stages(settings, default):
+            if (stash / f"{stage}.pt").exists():
+                shutil.copy2(stash / f"{stage}.pt", place)
+
+    def keep(phase: str, _: Mapping[str, float]) -> None:
+        if phase == "recover" and settings == default and not stash.exists():
+            shutil.copytree(place, stash, ignore=shutil.ignore_patterns("*.so-far.pt", "settings.json", ".*"))
+
+    with ProgressBar(name) as progress:
+        report = prune(settings, folder, progress=progress, log=keep).report
+    return {
+        "changes": VARIANTS[name],
+        "settings": settings.plain()["learned"],
+        "kept": report["kept"],
+        "units": report["units"],
+        "history": report["history"],
+        "recovered_part": report["recovered_part"],
+        "phase_seconds": report["phase_seconds"],
+        "valid": {name: value for name, value in report["after"].items() if name != "worst"},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the runs that are missing."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--keep", default="params=50%,macs=50%", help="the budget of all runs")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of each run, scores and all")
+    parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
+    parser.add_argument("--again", action="store_true", help="measure runs anew that have a result")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, help="folder for the pruned models")
+    options = parse(parser, arguments)
+    models = options.models or OUT / ("ablation" if options.limit is None else "trials/ablation")
+    for variant in options.variants:
+        name = f"ablation_{variant}"
+        if options.again or not (options.results / f"{name}.json").exists():
+            measure = partial(prune_variant, variant, models / variant, options)
+            record(name, measure, options, benchmark="benchmarks.ablation", seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()
