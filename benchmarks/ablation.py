@@ -82,7 +82,7 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
         "kept": report["kept"],
         "units": report["units"],
         "history": report["history"],
-        "recovered_part": report["recovered_part"],
+        "recovered_parts": report["recovered_parts"],
         "phase_seconds": report["phase_seconds"],
         "valid": {name: value for name, value in report["after"].items() if name != "worst"},
     }

@@ -46,6 +46,8 @@ def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures
         "kept": report["kept"],
         "units": report["units"],
         "history": report["history"],
+        "recovered_parts": report["recovered_parts"],
+        "phase_seconds": report["phase_seconds"],
         "fit_seconds": report["audio_seconds"],
         "wall_seconds": report["wall_seconds"],
         "valid": {name: value for name, value in report["after"].items() if name != "worst"},

@@ -139,7 +139,8 @@ class LearnedMethod:
     Attributes:
         history: by phase, figures of its steps.
         seconds: that each stage took, in whichever process; ``refit`` is a part of ``search``.
-        part: how far the result is from the refitted weights to the recovered ones, one of `PARTS`; None: nothing was recovered.
+        parts: of the way from the refitted weights to the recovered ones, with the error rate there; the result is where that is
+            least. Nothing where there was no recovery, or no validation.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class LearnedMethod:
         self.audio_seconds, self.log = audio_seconds, log
         self.history: dict[str, list[dict[str, float]]] = {}
         self.seconds: dict[str, float] = {}
-        self.part: float | None = None
+        self.parts: dict[float, float] = {}
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
@@ -321,21 +322,21 @@ class LearnedMethod:
 
             self._train("recover", objective, parameters, validate)
             working.restore()
-            part = 1.0 if self.validate is None else self._mix(refitted, student)
+            parts = {} if self.validate is None else self._mix(refitted, student)
             return {
                 "model": student.model.state_dict(),
                 "history": self.history["recover"],
-                "part": part,
+                "parts": parts,
             }
 
         made = self._timed("recover", make)
-        self.part = made["part"]
+        self.parts = made["parts"]
         self.history["recover"] = made["history"]
         student.model.load_state_dict(made["model"])
         return student
 
-    def _mix(self, refitted: Mapping[str, Tensor], student: Recognizer) -> float:
-        """Take the student back towards the refitted weights, as far as it hears better there; how far it still is."""
+    def _mix(self, refitted: Mapping[str, Tensor], student: Recognizer) -> dict[float, float]:
+        """Take the student back towards the refitted weights as far as it hears better there, and say how well it hears where."""
         assert self.validate is not None
         recovered = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
 
@@ -351,9 +352,8 @@ class LearnedMethod:
         for part in PARTS:
             go(part)
             heard[part] = self.validate(student)
-        best = min(PARTS, key=heard.__getitem__)
-        go(best)
-        return best
+        go(min(PARTS, key=heard.__getitem__))
+        return heard
 
     def _train(
         self,

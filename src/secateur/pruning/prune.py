@@ -109,7 +109,7 @@ def prune(
                 scored.append(before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
         history: dict[str, Any] = {}
         phase_seconds: dict[str, float] = {}
-        part: float | None = None
+        parts: dict[float, float] = {}
         held = 0
         with clock.time("read"):
             progress.begin("reading speech")
@@ -157,7 +157,7 @@ def prune(
                     log=log,
                 )
                 plan, smaller = run.run()
-                history, phase_seconds, part = run.history, run.seconds, run.part
+                history, phase_seconds, parts = run.history, run.seconds, run.parts
         del sample, pool
         if valid is not None:
             with clock.time("evaluate"):
@@ -170,7 +170,7 @@ def prune(
             "history": history,
             "wall_seconds": clock.seconds,
             "phase_seconds": phase_seconds,
-            "recovered_part": part,
+            "recovered_parts": [{"part": part, "wer": wer} for part, wer in parts.items()],
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
         }
