@@ -37,7 +37,7 @@ def test_compare_shows_a_line_for_each_method_and_leaves_runs_figures_and_a_page
     assert [line[0] for line in lines[2:6]] == ["unpruned", "params=60%,macs=60%", "magnitude", "random"]
     assert lines[-2:] == [
         f"All runs and their figures are in {out}.".split(),
-        f"They are drawn side by side in {out / 'compare.html'}.".split(),
+        f"What came of it is drawn in {out / 'compare.html'}.".split(),
     ]
     names = ["compare.html", "compare.json", "magnitude_params60_macs60", "random_params60_macs60", "scores"]
     assert sorted(path.name for path in out.iterdir()) == names

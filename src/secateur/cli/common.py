@@ -218,12 +218,18 @@ def tell_skips(skips: SkipLog) -> None:
 
 
 def drawn(result: str | Path) -> str:
-    """Draw the page of a result, and say where it is; or why it is not there, and nothing is lost by that."""
-    from secateur.reporting.page import PAGE, run_page, write_page
+    """Draw the page of a result, and say where it is."""
+    from secateur.reporting.page import PAGE, run_page
 
-    page = Path(result) / PAGE
+    return drawn_at(Path(result) / PAGE, lambda: run_page(result))
+
+
+def drawn_at(page: Path, draw: Callable[[], str]) -> str:
+    """Draw a page, and say where it is; or why it is not there, and nothing is lost by that."""
+    from secateur.reporting.page import write_page
+
     try:
-        write_page(run_page(result), page)
+        write_page(draw(), page)
     except SecateurError as error:
         say(str(error))
         return "There is no page about it."

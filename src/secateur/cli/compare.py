@@ -9,6 +9,7 @@ import click
 from secateur.cli.common import (
     augment_option,
     batch_seconds_option,
+    drawn_at,
     finish,
     load_model,
     model_options,
@@ -120,7 +121,7 @@ def compare(
     from secateur.pruning.learned import Learned
     from secateur.pruning.oneshot import OneShot
     from secateur.pruning.scope import Scope
-    from secateur.reporting.page import comparison_page, write_page
+    from secateur.reporting.page import comparison_page
     from secateur.reporting.rivals import rivals_table
     from secateur.speech.skips import SkipLog
 
@@ -168,12 +169,11 @@ def compare(
         raise SecateurError(
             f"no method came to a result; {comparison.rows[0].method}: {comparison.rows[0].error}"
         )
-    shown = [rivals_table(comparison), f"All runs and their figures are in {out}."]
-    try:
-        times = {row.name: row.time["median"] for row in done if row.time}
-        write_page(comparison_page([Path(out) / row.name for row in done], times), Path(out) / PAGE)
-        shown.append(f"They are drawn side by side in {Path(out) / PAGE}.")
-    except SecateurError as error:
-        # The results are there, whatever became of the page about them.
-        say(str(error))
-    finish(comparison.to_json(), json_file, *shown)
+    times = {row.name: row.time["median"] for row in done if row.time}
+    finish(
+        comparison.to_json(),
+        json_file,
+        rivals_table(comparison),
+        f"All runs and their figures are in {out}.",
+        drawn_at(Path(out) / PAGE, lambda: comparison_page([Path(out) / row.name for row in done], times)),
+    )
