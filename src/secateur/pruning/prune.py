@@ -107,70 +107,19 @@ def prune(
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
                 scored.append(before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
-        history: dict[str, Any] = {}
-        phase_seconds: dict[str, float] = {}
-        parts: dict[float, float] = {}
-        held = 0
-        with clock.time("read"):
-            progress.begin("reading speech")
-            batch_seconds = BATCH_SECONDS if dense.pads_cleanly else 1e-3
-            minutes = max(settings.oneshot.score_minutes, settings.oneshot.reconstruct_minutes)
-            if settings.method == "oneshot":
-                pool = None
-                sample = sample_batches(
-                    data, minutes, dense.sample_rate, batch_seconds, seed=settings.oneshot.seed, skips=skips
-                )
-                heard = sum(len(wave) for batch in sample for wave in batch) / dense.sample_rate
-            else:
-                pool = pool or SpeechPool.read(data, dense.sample_rate, skips=skips)
-                heard, held = float(pool.seconds.sum()), len(pool)
-                pool, validate = _validation(settings, pool, valid, teacher or dense)
-                held -= len(pool)
-                sample = sample_pool(pool, minutes, batch_seconds, seed=settings.oneshot.seed)
-        with clock.time("prune"):
-            if pool is None:
-                plan, smaller = prune_oneshot(
-                    dense,
-                    groups,
-                    costs,
-                    budget,
-                    sample,
-                    settings.oneshot,
-                    progress.stage,
-                    audio_seconds=settings.audio_seconds,
-                )
-            else:
-                run = LearnedMethod(
-                    dense,
-                    groups,
-                    costs,
-                    budget,
-                    pool,
-                    sample,
-                    settings.oneshot,
-                    settings.learned,
-                    workspace,
-                    progress,
-                    teacher=teacher,
-                    validate=validate,
-                    audio_seconds=settings.audio_seconds,
-                    log=log,
-                )
-                plan, smaller = run.run()
-                history, phase_seconds, parts = run.history, run.seconds, run.parts
-        del sample, pool
+        task = _Task(settings, dense, groups, costs, budget, data, skips, progress, clock)
+        if settings.method == "oneshot":
+            plan, smaller, told = task.prune_oneshot()
+        else:
+            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log)
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
                 scored.append(evaluate(smaller, valid, limit=settings.valid_limit, progress=progress))
         report = _report(settings, budget, groups, plan, costs, scored) | {
-            "audio_seconds": round(heard, 1),
-            "held_out": held,
+            **told,
             "skipped": skips.skipped,
-            "history": history,
             "wall_seconds": clock.seconds,
-            "phase_seconds": phase_seconds,
-            "recovered_parts": [{"part": part, "wer": wer} for part, wer in parts.items()],
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
         }
@@ -185,6 +134,103 @@ def prune(
         return Pruned(smaller, plan, report)
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is to be pruned, to what, on what; each method returns the plan, the pruned recogniser, and what it has to report."""
+
+    settings: PruneSettings
+    dense: Recognizer
+    groups: Groups
+    costs: Mapping[str, CostModel]
+    budget: Budget
+    data: Corpus
+    skips: SkipLog
+    progress: ProgressBar
+    clock: Stopwatch
+
+    def prune_oneshot(self) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
+        settings, rate = self.settings, self.dense.sample_rate
+        with self.clock.time("read"):
+            self.progress.begin("reading speech")
+            minutes, batch_seconds, seed = self._sample
+            sample = sample_batches(self.data, minutes, rate, batch_seconds, seed=seed, skips=self.skips)
+        with self.clock.time("prune"):
+            plan, smaller = prune_oneshot(
+                self.dense,
+                self.groups,
+                self.costs,
+                self.budget,
+                sample,
+                settings.oneshot,
+                self.progress.stage,
+                audio_seconds=settings.audio_seconds,
+            )
+        heard = sum(len(wave) for batch in sample for wave in batch) / rate
+        return plan, smaller, {"audio_seconds": round(heard, 1)}
+
+    def learn(
+        self,
+        workspace: Workspace,
+        pool: SpeechPool | None,
+        valid: Corpus | None,
+        teacher: Recognizer | None,
+        log: Callable[[str, Mapping[str, float]], None] | None,
+    ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
+        settings = self.settings
+        with self.clock.time("read"):
+            self.progress.begin("reading speech")
+            everything = pool or SpeechPool.read(self.data, self.dense.sample_rate, skips=self.skips)
+            rest, validate = self._validation(everything, valid, teacher or self.dense)
+            minutes, batch_seconds, seed = self._sample
+            sample = sample_pool(rest, minutes, batch_seconds, seed=seed)
+        with self.clock.time("prune"):
+            run = LearnedMethod(
+                self.dense,
+                self.groups,
+                self.costs,
+                self.budget,
+                rest,
+                sample,
+                settings.oneshot,
+                settings.learned,
+                workspace,
+                self.progress,
+                teacher=teacher,
+                validate=validate,
+                audio_seconds=settings.audio_seconds,
+                log=log,
+            )
+            plan, smaller = run.run()
+        told = {
+            "audio_seconds": round(float(everything.seconds.sum()), 1),
+            "held_out": len(everything) - len(rest),
+            "history": run.history,
+            "phase_seconds": run.seconds,
+            "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
+        }
+        return plan, smaller, told
+
+    @property
+    def _sample(self) -> tuple[float, float, int]:
+        """Speech to score and refit on: its minutes, the seconds of a batch, and the seed it is drawn by."""
+        oneshot = self.settings.oneshot
+        minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes)
+        return minutes, BATCH_SECONDS if self.dense.pads_cleanly else 1e-3, oneshot.seed
+
+    def _validation(
+        self, pool: SpeechPool, valid: Corpus | None, teacher: Recognizer
+    ) -> tuple[SpeechPool, Validation | None]:
+        """The speech to train on, and how what is learned is validated: on transcripts, or on speech set aside for that."""
+        learned = self.settings.learned
+        count = learned.valid_utterances if learned.validations else 0
+        if not count or not {"search", "recover"}.intersection(learned.phases):
+            return pool, None
+        if valid is not None:
+            return pool, on_transcripts(valid, count)
+        rest, held = hold_out(pool, count, self.settings.oneshot.seed)
+        return rest, None if held is None else on_what_is_heard(teacher, held)
+
+
 def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
     """Where a method that takes long keeps what it has done."""
     if settings.method == "oneshot" or out is None:
@@ -197,20 +243,6 @@ def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:
     teacher = load(model, device=dense.model.device, dtype=dense.model.dtype)
     check_teacher(teacher, dense)
     return teacher
-
-
-def _validation(
-    settings: PruneSettings, pool: SpeechPool, valid: Corpus | None, teacher: Recognizer
-) -> tuple[SpeechPool, Validation | None]:
-    """The speech to train on, and how what is learned is validated: on transcripts, or on speech set aside for that."""
-    learned = settings.learned
-    count = learned.valid_utterances if learned.validations else 0
-    if not count or not {"search", "recover"}.intersection(learned.phases):
-        return pool, None
-    if valid is not None:
-        return pool, on_transcripts(valid, count)
-    rest, held = hold_out(pool, count, settings.oneshot.seed)
-    return rest, None if held is None else on_what_is_heard(teacher, held)
 
 
 def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) -> dict[str, CostModel]:
