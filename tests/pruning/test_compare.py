@@ -214,7 +214,7 @@ def test_scores_that_are_damaged_or_of_other_settings_are_made_anew(
     compare(settings("magnitude", keep=("75%",)), tmp_path)
     for name in ("60", "75"):
         shutil.rmtree(tmp_path / f"magnitude_params{name}_macs{name}")
-    compare(settings("magnitude", min_heads=1), tmp_path)
+    compare(settings("magnitude", scope=Scope(min_heads=1)), tmp_path)
     assert scorings == ["magnitude"] * 3
 
 
@@ -310,9 +310,9 @@ def test_runs_with_other_settings_are_refused_with_what_differs(
     monkeypatch.setattr(room, "prune", lambda *_, **__: pytest.fail("it was pruned"))
     with pytest.raises(
         SecateurError,
-        match=r"magnitude_params60_macs60 holds a run with other settings \(min_heads was 0, is 1\): give the same",
+        match=r"magnitude_params60_macs60 holds a run with other settings \(scope.min_heads was 0, is 1\): give the same",
     ) as caught:
-        compare(settings("random", min_heads=1), tmp_path)
+        compare(settings("random", scope=Scope(min_heads=1)), tmp_path)
     assert "\n" not in str(caught.value)
 
 
