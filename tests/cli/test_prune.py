@@ -20,6 +20,7 @@ from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.pruning import learned
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.scope import Scope
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 
@@ -281,7 +282,7 @@ def test_what_the_command_line_says_goes_above_the_config(
         method="oneshot",
         oneshot=OneShot("magnitude", reconstruct_minutes=0, seed=3),
         learned=Learned(steps=5),
-        multiple_of=2,
+        scope=Scope(multiple_of=2),
     )
     before.to_yaml(tmp_path / "run.yaml", {})
     options = ("--data", speech, "--multiple-of", 1, "--seed", 0)
@@ -292,7 +293,7 @@ def test_what_the_command_line_says_goes_above_the_config(
         model=str(model),
         data=str(speech),
         oneshot=OneShot("magnitude", reconstruct_minutes=0, seed=0),
-        multiple_of=1,
+        scope=Scope(),
     )
 
 
