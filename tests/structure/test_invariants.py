@@ -183,7 +183,9 @@ load = partial(AutoModelForCTC.from_pretrained, trust_remote_code=True)
 
 
 @pytest.mark.parametrize(
-    ("load", "absent"), [(BY_SECATEUR, []), (BY_TRANSFORMERS, ["secateur"])], ids=["secateur", "transformers"]
+    ("load", "absent"),
+    [(BY_SECATEUR, []), (BY_TRANSFORMERS, ["secateur"]), (BY_SECATEUR + BY_TRANSFORMERS, [])],
+    ids=["secateur", "transformers", "transformers beside secateur"],
 )
 def test_a_fresh_process_loads_it_with_secateur_and_without(
     make_model: MakeModel, inputs_for: Inputs, tmp_path: Path, load: str, absent: list[str]

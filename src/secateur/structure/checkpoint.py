@@ -47,6 +47,14 @@ Pruned{dense} = pruned_class({dense})
 AutoModelForCTC.register({config}, Pruned{dense}, exist_ok=True)
 """
 
+# Where Secateur is imported, AutoModelForCTC prefers what is known here to an auto_map, and chooses by the architecture that
+# config.json names.
+AutoModelForCTC.register(
+    conformer.ConformerConfig,
+    (conformer.ConformerForCTC, surgery.pruned_class(conformer.ConformerForCTC)),
+    exist_ok=True,
+)
+
 
 def save_pruned(
     model: PreTrainedModel,
@@ -131,7 +139,8 @@ def _model_class(source: str, config: PreTrainedConfig) -> Any:
             f"{source} is a {config.model_type} model; supported are CTC models (Conformer, Parakeet-CTC, wav2vec 2.0 and "
             "their kin)"
         )
-    dense = AutoModelForCTC._model_mapping[type(config)]
+    known = AutoModelForCTC._model_mapping[type(config)]
+    dense = known[0] if isinstance(known, tuple) else known
     return surgery.pruned_class(dense) if hasattr(config, "secateur_structure") else dense
 
 
