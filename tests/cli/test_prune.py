@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ def prune_arguments(model: Path, speech: Path, out: Path, **others: object) -> l
         "method": "oneshot",
         "refit-minutes": 0.05,
     } | others
-    return ["prune", model, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    words = [(f"--{name}",) if value is True else (f"--{name}", value) for name, value in options.items()]
+    return ["prune", model, *chain.from_iterable(words)]
 
 
 def listing(folder: Path) -> list[str]:
@@ -322,6 +324,10 @@ def test_minutes_on_the_command_line_go_above_the_steps_of_a_config(
         ),
         ({"steps": 4, "method": "oneshot"}, "--steps is for --method learned, and the method is oneshot"),
         ({"tensorboard": "curves", "method": "oneshot"}, "--tensorboard is for --method learned"),
+        (
+            {"uniform": True, "phases": "start,search,recover"},
+            "--uniform is for scores, and a search decides",
+        ),
         ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, search, "),
         ({"config": "nowhere.yaml"}, "nowhere.yaml cannot be read: No such file"),
     ],

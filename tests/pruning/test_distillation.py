@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -303,9 +304,11 @@ def test_a_narrower_stream_is_held_against_the_channels_that_stayed(make_teacher
     assert terms["hidden"] == pytest.approx(sum(expected) / 2, rel=1e-4)
 
 
-def test_a_teacher_fits_what_an_earlier_pruning_left_of_it(make_teacher: MakeRecognizer) -> None:
-    teacher = make_teacher("conformer", layers=3)
-    kept: dict[str, list[int]] = {"layers.1": [], "layers.0.conv.channels": [1, 2, 5]}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_fits_what_an_earlier_pruning_left_of_it(make_teacher: MakeRecognizer, family: str) -> None:
+    teacher = make_teacher(family, layers=3)
+    units = next(name for name in find_groups(teacher.model) if re.match(r"layers\.0\..*units", name))
+    kept: dict[str, list[int]] = {"layers.1": [], units: [1, 2, 5]}
     check_teacher(teacher, sliced(teacher, PruningPlan.keep(find_groups(teacher.model), kept)))
 
 
@@ -314,6 +317,7 @@ def test_a_teacher_fits_what_an_earlier_pruning_left_of_it(make_teacher: MakeRec
     [
         ("wav2vec2", {}, "is of another family"),
         ("conformer", {"width": 24}, "has another residual width"),
+        ("parakeet", {"width": 24}, "has another residual width"),
         ("conformer", {"layers": 2}, "has fewer layers"),
     ],
 )
@@ -321,7 +325,10 @@ def test_a_teacher_that_is_another_model_is_refused(
     make_teacher: MakeRecognizer, family: str, settings: dict[str, int], sentence: str
 ) -> None:
     with pytest.raises(SecateurError, match=f"the teacher {sentence} than the model that is pruned: give"):
-        check_teacher(make_teacher(family, **settings), make_teacher("conformer", layers=3))
+        check_teacher(
+            make_teacher(family, **settings),
+            make_teacher("conformer" if family == "wav2vec2" else family, layers=3),
+        )
 
 
 def test_a_teacher_that_hears_or_writes_otherwise_is_refused(make_teacher: MakeRecognizer) -> None:

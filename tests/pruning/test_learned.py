@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import re
@@ -401,13 +402,36 @@ def test_steps_that_are_asked_for_are_shared_too(
             assert method._length(phase).steps == length
 
 
-def test_precision_is_that_of_the_weights_unless_they_are_single(make_recognizer: MakeRecognizer) -> None:
+def test_precision_is_that_of_the_weights_unless_they_are_single(
+    make_recognizer: MakeRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_recognizer("conformer").model
     assert working_type("bfloat16", model) is None
     model.float()
     assert working_type("bfloat16", model) is torch.bfloat16
     assert working_type("float32", model) is None
-    assert working_type("auto", model) in (None, torch.bfloat16)
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
+        assert working_type("auto", model) is (torch.bfloat16 if able else None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_learns_in_full_and_stays_in_half(
+    settings: MakeSettings, model: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    half = secateur.load(model, dtype=dtype)
+    before = copy.deepcopy(half.model.state_dict())
+    learned = {"phases": ("recover",), "steps": 3, "validations": 0}
+    pruned = prune(settings("params=100%", **learned), tmp_path / "out", recognizer=half)
+    assert {p.dtype for p in secateur.load(tmp_path / "out").model.parameters()} == {dtype}
+    for name, tensor in half.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    single = secateur.load(model, dtype=dtype)
+    single.model.float()
+    again = prune(settings("params=100%", **learned), recognizer=single)
+    # As it would have learned in full precision, and rounded then.
+    for name, tensor in again.recognizer.model.state_dict().items():
+        assert torch.equal(pruned.recognizer.model.state_dict()[name], tensor.to(dtype)), name
 
 
 def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
@@ -425,6 +449,9 @@ def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
     [
         ({"phases": ("start", "finish")}, "there is no phase 'finish'; choose among start, search"),
         ({"precision": "float8"}, "there is no precision 'float8'"),
+        ({"batch_seconds": 0.0}, "batches of 0 s cannot be made; give a finite length above 0"),
+        ({"steps": -3}, "a run cannot take less than no time"),
+        ({"minutes": -1.0}, "a run cannot take less than no time"),
     ],
 )
 def test_settings_that_are_not_there_are_refused(wrong: dict[str, Any], sentence: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import secateur
 from secateur.errors import SecateurError
 from secateur.pruning import oneshot
 from secateur.pruning import prune as room
+from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import PruneSettings, prune
 from secateur.pruning.scope import Scope
@@ -336,6 +338,22 @@ def test_speech_without_transcripts_is_refused_before_the_work(
     monkeypatch.setattr(room, "prune_oneshot", lambda *_: pytest.fail("it was pruned"))
     with pytest.raises(SecateurError, match="has no transcript"):
         prune(settings(**no_transcripts(tmp_path)))
+
+
+def test_what_is_beyond_the_limit_is_not_validated_on_either(
+    settings: MakeSettings, speech: Path, tmp_path: Path
+) -> None:
+    """The last utterance has no transcript, and nobody asked for it."""
+    shutil.copytree(speech, tmp_path / "valid")
+    (tmp_path / "valid" / "5.txt").unlink()
+    learned = Learned(steps=2, phases=("recover",), batch_seconds=2.0, validations=1)
+    wanted = settings(method="learned", learned=learned, valid=tmp_path / "valid", valid_limit=3)
+    assert prune(wanted).report["after"]["utterances"] == 3
+
+
+def test_a_seed_below_nothing_is_refused_before_the_work() -> None:
+    with pytest.raises(SecateurError, match="the seed is -3; give one of 0 or more"):
+        OneShot(seed=-3)
 
 
 def test_a_model_without_a_table_is_refused(settings: MakeSettings, make_recognizer: MakeRecognizer) -> None:

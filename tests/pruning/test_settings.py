@@ -32,7 +32,7 @@ SETTINGS = st.builds(
         score=st.sampled_from(sorted(SCORES)),
         score_minutes=NUMBERS,
         uniform=st.booleans(),
-        seed=st.integers(),
+        seed=st.integers(0),
     ),
     learned=st.builds(
         Learned,

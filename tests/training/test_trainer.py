@@ -267,6 +267,38 @@ def test_time_that_was_spent_before_an_interruption_counts_and_time_between_does
     assert (progress.step, progress.spent, progress.before, progress.heard) == (50, 100.0, 60.0, 50.0)
 
 
+@pytest.mark.parametrize("stopped_at", [20, 47, 120, 191])
+def test_a_phase_that_was_stopped_takes_the_time_that_it_would_have_taken(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp_path: Path, every_step: None, stopped_at: int
+) -> None:
+    """Though validations take long, and the first step after the interruption too."""
+    slow = iter([0.0])
+
+    def run(before: Callable[[int], object]) -> Progress:
+        return trained(
+            LeastSquares(during=lambda _: clock.passes(1.0 + next(slow, 0.0))),
+            Length(seconds=1200.0),
+            before=before,
+            loop={"validations": 4},
+            validate=lambda: clock.passes(30.0) or 1.0,
+            checkpoint=tmp_path / "state.pt",
+        ).progress
+
+    straight = run(lambda _: None)
+    assert straight.spent == 1200.0
+    (tmp_path / "state.pt").unlink()
+
+    def kill(step: int) -> None:
+        if step == stopped_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(kill)
+    slow = iter([9.0])
+    resumed = run(lambda _: None)
+    assert (resumed.step, resumed.spent) == (straight.step - 9, 1200.0)
+
+
 def test_a_phase_whose_length_is_not_known_yet_begins_anew(
     clock: Clock, tmp_path: Path, every_step: None
 ) -> None:

@@ -140,7 +140,7 @@ structure_options = _together(
 """What a command that prunes may touch, and in what steps."""
 
 seed_option = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of everything that is drawn."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
 )
 augment_option = click.option(
     "--augment/--no-augment",

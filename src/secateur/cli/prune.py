@@ -207,6 +207,8 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
     settings = base.changed(given)
     if settings.method == "oneshot":
         _refuse_learned(context)
+    elif settings.oneshot.uniform and "search" in settings.learned.phases:
+        raise SecateurError("--uniform is for scores, and a search decides for itself: leave one of them out")
     return settings
 
 

@@ -207,12 +207,18 @@ def _difference(teacher: Recognizer, model: Recognizer) -> str | None:
     lengths = torch.tensor([100, 1000, 3001])
     if not torch.equal(teacher.output_lengths(lengths), model.output_lengths(lengths)):
         return "answers at another rate"
-    widths = [find_groups(each.model, width=True)["width"].size for each in (teacher, model)]
-    if widths[0] != widths[1]:
+    if _width(teacher) != _width(model):
         return "has another residual width"
     if len(layers_of(teacher)) < len(layers_of(model)):
         return "has fewer layers"
     return None
+
+
+def _width(recognizer: Recognizer) -> int:
+    """Residual dimensions: those that are left, in the families where they can go."""
+    group = find_groups(recognizer.model, width=True).get("width")
+    config = recognizer.model.config
+    return int(getattr(config, "encoder_config", config).hidden_size) if group is None else group.size
 
 
 def distance(h_BTD: Tensor, k_BTD: Tensor, weight_BT: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ Louizos et al. 2018 (arXiv 1712.01312) for the gates, Jiang et al. 2023 (arXiv 2
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,12 @@ class Learned:
             raise SecateurError(f"there is no phase {unknown[0]!r}; choose among {', '.join(PHASES)}")
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+        if not (0 < self.batch_seconds < math.inf):
+            raise SecateurError(
+                f"batches of {self.batch_seconds:g} s cannot be made; give a finite length above 0"
+            )
+        if self.minutes < 0 or (self.steps is not None and self.steps < 0):
+            raise SecateurError("a run cannot take less than no time; give --minutes or --steps of 0 or more")
 
 
 class LearnedMethod:

@@ -95,7 +95,8 @@ class Search(Recovery):
         self.gates.load_state_dict({n[len(GATES) :]: t for n, t in state.items() if n.startswith(GATES)})
 
     def state_dict(self) -> dict[str, Any]:
-        return self.constraints.state_dict()
+        return super().state_dict() | self.constraints.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.constraints.load_state_dict(state)

@@ -59,6 +59,8 @@ class OneShot:
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise SecateurError(f"there is no score {self.score!r}; choose one of {', '.join(SCORES)}")
+        if self.seed < 0:
+            raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")
 
 
 class Stages(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from secateur.evaluation.comparison import compare
 from secateur.evaluation.evaluate import evaluate
@@ -16,7 +19,7 @@ from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import check_teacher
 from secateur.pruning.learned import LearnedMethod
-from secateur.pruning.oneshot import prune_oneshot
+from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.settings import PruneSettings
 from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
 from secateur.recognizer import Recognizer, load
@@ -31,6 +34,9 @@ from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.workspace import Workspace
+
+ONE_BY_ONE = 1e-3
+"""Seconds of a batch that no two utterances fit into."""
 
 CHANGED = 6
 """Utterances that a report quotes because they are heard worse than before, and as many because better."""
@@ -92,7 +98,7 @@ def prune(
     clock = Stopwatch()
     budget = Budget.parse(settings.keep)
     data = open_corpus(settings.data)
-    valid = None if settings.valid is None else open_corpus(settings.valid)
+    valid = None if settings.valid is None else open_corpus(settings.valid, limit=settings.valid_limit)
     with _workspace(settings, out) as workspace:
         if workspace.resumes and tell is not None:
             tell(f"going on with the run in {workspace.folder}")
@@ -100,13 +106,13 @@ def prune(
             dense = recognizer or load(settings.model)
             groups = settings.scope.groups(dense.model)
             teacher = None if settings.teacher is None else _teacher(settings.teacher, dense)
-            costs = _costs(budget, groups, dense, settings.audio_seconds)
+            costs = costs_of(budget, groups, dense, settings.audio_seconds)
         scored: list[Evaluation] = []
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                scored.append(before or evaluate(dense, valid, limit=settings.valid_limit, progress=progress))
+                scored.append(before or evaluate(dense, valid, progress=progress))
         task = _Task(settings, dense, groups, costs, budget, data, skips, progress, clock)
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
@@ -115,7 +121,7 @@ def prune(
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
-                scored.append(evaluate(smaller, valid, limit=settings.valid_limit, progress=progress))
+                scored.append(evaluate(smaller, valid, progress=progress))
         report = _report(settings, budget, groups, plan, costs, scored) | {
             **told,
             "skipped": skips.skipped,
@@ -152,8 +158,10 @@ class _Task:
         settings, rate = self.settings, self.dense.sample_rate
         with self.clock.time("read"):
             self.progress.begin("reading speech")
-            minutes, batch_seconds, seed = self._sample
-            sample = sample_batches(self.data, minutes, rate, batch_seconds, seed=seed, skips=self.skips)
+            minutes, batch_seconds = sampled(settings.oneshot, self.dense)
+            sample = sample_batches(
+                self.data, minutes, rate, batch_seconds, seed=settings.oneshot.seed, skips=self.skips
+            )
         with self.clock.time("prune"):
             plan, smaller = prune_oneshot(
                 self.dense,
@@ -177,15 +185,16 @@ class _Task:
         log: Callable[[str, Mapping[str, float]], None] | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
+        dense = _in_full(self.dense)
         with self.clock.time("read"):
             self.progress.begin("reading speech")
-            everything = pool or SpeechPool.read(self.data, self.dense.sample_rate, skips=self.skips)
-            rest, validate = self._validation(everything, valid, teacher or self.dense)
-            minutes, batch_seconds, seed = self._sample
-            sample = sample_pool(rest, minutes, batch_seconds, seed=seed)
+            everything = pool or SpeechPool.read(self.data, dense.sample_rate, skips=self.skips)
+            rest, validate = self._validation(everything, valid, teacher or dense)
+            minutes, batch_seconds = sampled(settings.oneshot, dense)
+            sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         with self.clock.time("prune"):
             run = LearnedMethod(
-                self.dense,
+                dense,
                 self.groups,
                 self.costs,
                 self.budget,
@@ -201,6 +210,7 @@ class _Task:
                 log=log,
             )
             plan, smaller = run.run()
+            smaller.model.to(self.dense.model.dtype)
         told = {
             "audio_seconds": round(float(everything.seconds.sum()), 1),
             "held_out": len(everything) - len(rest),
@@ -209,13 +219,6 @@ class _Task:
             "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
         }
         return plan, smaller, told
-
-    @property
-    def _sample(self) -> tuple[float, float, int]:
-        """Speech to score and refit on: its minutes, the seconds of a batch, and the seed it is drawn by."""
-        oneshot = self.settings.oneshot
-        minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes)
-        return minutes, BATCH_SECONDS if self.dense.pads_cleanly else 1e-3, oneshot.seed
 
     def _validation(
         self, pool: SpeechPool, valid: Corpus | None, teacher: Recognizer
@@ -238,14 +241,27 @@ def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
     return Workspace.of(Path(out), settings.plain())
 
 
+def _in_full(recognizer: Recognizer) -> Recognizer:
+    """The recogniser, or a copy in full precision of one whose weights are in half: steps of learning are lost in those."""
+    if recognizer.model.dtype not in (torch.float16, torch.bfloat16):
+        return recognizer
+    return Recognizer(copy.deepcopy(recognizer.model).float(), recognizer.features, recognizer.tokenizer)
+
+
 def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:
     """What is distilled from, where that is not what is pruned."""
     teacher = load(model, device=dense.model.device, dtype=dense.model.dtype)
     check_teacher(teacher, dense)
-    return teacher
+    return _in_full(teacher)
 
 
-def _costs(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) -> dict[str, CostModel]:
+def sampled(oneshot: OneShot, recognizer: Recognizer) -> tuple[float, float]:
+    """Speech to score and refit on: its minutes, and the seconds of a batch."""
+    minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes)
+    return minutes, BATCH_SECONDS if recognizer.pads_cleanly else ONE_BY_ONE
+
+
+def costs_of(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) -> dict[str, CostModel]:
     """Parameters and multiply-accumulates, which are cheap to know, and latency where it is limited."""
     costs: dict[str, CostModel] = {
         "params": parameter_cost(groups),

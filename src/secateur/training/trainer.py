@@ -176,6 +176,7 @@ class Trainer:
         self._since = perf_counter()
         self._laps: list[float] = []
         self._validating = 0.0
+        self._resumed = False
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
 
@@ -252,7 +253,11 @@ class Trainer:
         progress, given = self.progress, self.loop.length.seconds
         if given is None or progress.step > LOOKS[-1]:
             return
-        self._laps.append(seconds)
+        if self._resumed:
+            # Its first step waits for the feed, and for kernels that are compiled anew.
+            self._resumed = False
+        else:
+            self._laps.append(seconds)
         if progress.step in LOOKS:
             laps = self._laps[len(self._laps) // 4 :]
             done = sum("WER" in row for row in progress.history)
@@ -335,6 +340,8 @@ class Trainer:
                 "history": progress.history,
                 "best": progress.best,
                 "average": progress.average,
+                "laps": self._laps,
+                "validating": self._validating,
                 "model": self.objective.model_state(),
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -348,7 +355,12 @@ class Trainer:
         self.objective.load_model_state(state["model"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        best = state["best"]
+        self._laps, self._validating, self._resumed = state["laps"], state["validating"], True
+        best, average = state["best"], state["average"]
+        if average is not None:
+            # It goes on where the model is.
+            here = self.objective.model_state()
+            average = {name: tensor.to(here[name].device) for name, tensor in average.items()}
         self.progress = Progress(
             step=state["step"],
             total=state["total"],
@@ -357,7 +369,7 @@ class Trainer:
             heard=state["heard"],
             history=state["history"],
             best=None if best is None else tuple(best),
-            average=state["average"],
+            average=average,
         )
 
 

@@ -22,18 +22,15 @@ from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, writ
 from secateur.pruning.compare.scores import Judge
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
 from secateur.pruning.curves import CostModel
-from secateur.pruning.prune import prune
+from secateur.pruning.prune import costs_of, prune, sampled
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
-from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
-from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
-from secateur.structure.latency import latency_cost
 from secateur.training.workspace import Workspace, differences
 
 SCORED = "scores"
@@ -129,13 +126,8 @@ class _Same:
         return self.settings.scope.groups(self.recognizer.model)
 
     def costs(self, budget: str) -> dict[str, CostModel]:
-        """The costs that a budget limits."""
-        makers: dict[str, Callable[[], CostModel]] = {
-            "params": lambda: parameter_cost(self.groups),
-            "macs": lambda: mac_cost(self.groups, self.recognizer.model, self.settings.audio_seconds),
-            "latency": lambda: latency_cost(self.groups, self.recognizer.model, self.settings.audio_seconds),
-        }
-        return {name: makers[name]() for name in Budget.parse(budget).bounds}
+        """The costs that a budget limits, and those that are cheap to know."""
+        return costs_of(Budget.parse(budget), self.groups, self.recognizer, self.settings.audio_seconds)
 
     @cached_property
     def pool(self) -> SpeechPool:
@@ -146,8 +138,7 @@ class _Same:
     def judge(self) -> Judge:
         """What the scores say, of the speech that each run by itself would draw."""
         oneshot = self.settings.oneshot
-        minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes)
-        batch_seconds = BATCH_SECONDS if self.recognizer.pads_cleanly else 1e-3
+        minutes, batch_seconds = sampled(oneshot, self.recognizer)
         sample = sample_pool(self.pool, minutes, batch_seconds, seed=oneshot.seed)
         return Judge(self.recognizer, self.groups, sample, self.scored, self.progress.stage)
 
