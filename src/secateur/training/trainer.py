@@ -20,10 +20,11 @@ from secateur.training.checkpoint import read_state, write_state
 from secateur.training.feed import Batch, Feed
 from secateur.training.precision import Working
 
-LOOKS = (12, 48, 192)
+LOOKS = (12, 48, 192, 768, 3072)
 """Steps after which the speed is looked at where the time is given; the first quarter before each does not count.
 
-The first tells when the end will be. The later ones mend it: kernels are compiled for every new shape of batch.
+The first tells when the end will be. The later ones mend it: kernels are compiled for every new shape of batch, and a machine
+that others use too is not as fast at all times.
 """
 
 WARM_UP_STEPS = 40
@@ -31,6 +32,10 @@ WARM_UP_STEPS = 40
 
 MOST_BROKEN = 10
 """Steps in a row whose loss is not finite, after which nothing will come of the rest."""
+
+CLEARLY = 0.05
+"""By how much of its value a validation has to be worse than the lowest for an earlier model to be kept: on a hundred utterances
+about as much is chance, and later models have learned from more speech, at lower rates."""
 
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.01
@@ -106,7 +111,8 @@ class Loop:
         decays: whether they fall along half a cosine to the end, or stay.
         averages: part of a moving average of what is learned that stays at a step; the average is then what is validated
             and what the phase ends with (Polyak and Juditsky 1992). At the beginning it forgets faster. 0: there is none.
-        keeps_best: whether the phase ends with the model that was validated best, or with the last one.
+        keeps_best: whether the phase ends with the last model that was not validated `CLEARLY` worse than any, or with the last
+            one.
     """
 
     length: Length
@@ -130,7 +136,7 @@ class Progress:
         before: those of them that earlier runs took.
         heard: seconds of audio in all steps.
         history: figures of some steps, each with the ``step`` that it is of.
-        best: the lowest value of a validation, and the model that it is of.
+        best: the lowest value of a validation, and the last model that was not `CLEARLY` worse.
         average: the moving average of what is learned, where there is one.
     """
 
@@ -285,8 +291,9 @@ class Trainer:
         self._lap()
         with self._averaged():
             value = self.validate()
-            if self.loop.keeps_best and (progress.best is None or value <= progress.best[0]):
-                progress.best = value, self.objective.model_state()
+            lowest = value if progress.best is None else min(value, progress.best[0])
+            if self.loop.keeps_best and value <= (1 + CLEARLY) * lowest:
+                progress.best = lowest, self.objective.model_state()
         self._validating = self._lap()
         progress.history.append({"step": float(progress.step), "WER": value})
 
