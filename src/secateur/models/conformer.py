@@ -103,6 +103,8 @@ class ConformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers' 
         self.use_bias = use_bias
         self.dropout = dropout
         self.attention_dropout = attention_dropout
+        # AutoModelForCTC goes by it, as there are pruned models of this configuration too.
+        kwargs["architectures"] = kwargs.get("architectures") or ["ConformerForCTC"]
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
 
