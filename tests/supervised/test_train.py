@@ -23,8 +23,9 @@ from secateur.runs import SECTION
 from secateur.speech.audio import read_audio
 from secateur.speech.skips import SkipLog
 from secateur.supervised.settings import SIZES, TrainSettings
-from secateur.supervised.train import Trained, train
+from secateur.supervised.train import Trained, _parameters, train
 from secateur.training import trainer
+from secateur.training.precision import Working
 
 
 def settings(data: Path | str, **others: object) -> TrainSettings:
@@ -183,6 +184,30 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "init", "by_muon"),
+    [(None, False, True), ("adamw", False, False), (None, True, False), ("muon", True, True)],
+)
+def test_muon_moves_the_matrices_of_layers_where_it_should(
+    learned: Trained, result: Path, *, chosen: str | None, init: bool, by_muon: bool
+) -> None:
+    working = Working(learned.recognizer.model, None)
+    wanted = settings("speech", optimizer=chosen, init=str(result) if init else None)
+    rest, *matrices = _parameters(wanted, working)
+    assert rest["lr"] == wanted.rate
+    names = {id(tensor): name for name, tensor in working.model.named_parameters()}
+    assert sorted(names) == sorted(id(tensor) for group in (rest, *matrices) for tensor in group["params"])
+    if by_muon:
+        (group,) = matrices
+        assert group["lr"] == 2 * wanted.rate
+        moved = {names[id(tensor)] for tensor in group["params"]}
+        assert all(tensor.dim() == 2 for tensor in group["params"])
+        assert "encoder.layers.0.feed_forward1.linear1.weight" in moved
+        assert not {"ctc_head.weight", "encoder.layers.0.feed_forward1.linear1.bias"} & moved
+    else:
+        assert not matrices
+
+
 def test_what_cannot_be_learned_from_is_left_out_and_counted(speech: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(speech, data)
@@ -254,6 +279,7 @@ def test_a_folder_that_holds_something_is_not_replaced(speech: Path, tmp_path: P
         ({"dropout": 1.0}, "dropout is 1.0; give 0 or more, and less than 1"),
         ({"precision": "int8"}, "there is no precision 'int8'"),
         ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"optimizer": "sgd"}, "there is no optimizer 'sgd'; give muon or adamw"),
     ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, object], said: str) -> None:

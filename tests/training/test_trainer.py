@@ -17,7 +17,7 @@ from secateur.errors import SecateurError
 from secateur.training import trainer as room
 from secateur.training.checkpoint import read_state
 from secateur.training.feed import Batch
-from secateur.training.trainer import LOOKS, MOST_BROKEN, Length, Loop, Progress, Trainer
+from secateur.training.trainer import LOOKS, MOST_BROKEN, ORTHOGONAL, Length, Loop, Progress, Trainer
 
 TRUTH = torch.tensor([1.0, -2.0, 0.5])
 
@@ -144,7 +144,7 @@ def test_rates_rise_first_and_fall_along_half_a_cosine_to_the_end() -> None:
             objective,
             [{"params": [objective.weight], "lr": 0.2}],
             Loop(Length(steps=400), decays=decays),
-            report=lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]),  # noqa: B023
+            report=lambda *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"]),  # noqa: B023
         )
         trainer.run(Rows)  # type: ignore[arg-type]
     assert seen[False][:40] == pytest.approx([0.2 * step / 40 for step in range(1, 41)])
@@ -189,11 +189,11 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights_moments_and_figures(
         again = run(folder / "state.pt")
         straight = run(None)
     assert again.objective.steps == 20 - death // seldom * seldom  # type: ignore[attr-defined]
-    mine, others = (each.optimizer.param_groups[0]["params"][0] for each in (again, straight))
+    mine, others = (each.optimizers[0].param_groups[0]["params"][0] for each in (again, straight))
     assert torch.equal(mine, others)
     assert again.objective.state_dict() == straight.objective.state_dict()
-    for name, moment in straight.optimizer.state_dict()["state"][0].items():
-        assert torch.equal(again.optimizer.state_dict()["state"][0][name], moment)
+    for name, moment in straight.optimizers[0].state_dict()["state"][0].items():
+        assert torch.equal(again.optimizers[0].state_dict()["state"][0][name], moment)
     assert again.progress.history == straight.progress.history
     assert again.progress.best is not None
     assert straight.progress.best is not None
@@ -345,6 +345,31 @@ def test_an_untrained_model_is_validated_only_where_that_tells_something() -> No
     assert seen == {True: [0, 5, 10], False: [5, 10]}
 
 
+def test_a_group_that_is_orthogonal_moves_along_all_directions_alike_and_the_others_as_adam_does() -> None:
+    gradient = torch.diag(torch.tensor([1.0, 0.3, 0.1]))
+
+    class Linear(LeastSquares):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = torch.zeros(3, 3, requires_grad=True)
+
+        def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
+            return (self.matrix * gradient).sum() + super().loss(batch, share)[0], {}
+
+    objective = Linear()
+    groups = [
+        {"params": [objective.matrix], "lr": 0.2, ORTHOGONAL: True},
+        {"params": [objective.weight], "lr": 0.1},
+    ]
+    Trainer(objective, groups, Loop(Length(steps=1), warm_up=1, decays=False)).run(Rows)  # type: ignore[arg-type]
+    lengths = torch.linalg.svdvals(objective.matrix.detach())
+    # Newton and Schulz are stopped early, within a third of orthogonal; the gradient's own lengths are 1 to 10.
+    assert float(lengths[0] / lengths[-1]) < 2
+    # As long as AdamW's steps are by experience: a fifth of the rate for an entry.
+    assert float(objective.matrix.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.2, rel=0.3)
+    assert objective.weight.detach().abs().tolist() == pytest.approx([0.1] * 3, rel=1e-3)
+
+
 def test_rates_rise_as_long_as_they_are_told_to() -> None:
     rates: list[float] = []
     objective = LeastSquares()
@@ -352,7 +377,7 @@ def test_rates_rise_as_long_as_they_are_told_to() -> None:
         objective,
         [{"params": [objective.weight], "lr": 0.2}],
         Loop(Length(steps=100), warm_up=50, decays=False),
-        report=lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]),
+        report=lambda *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"]),
     )
     trainer.run(Rows)  # type: ignore[arg-type]
     assert rates == pytest.approx([0.2 * min(1, step / 50) for step in range(1, 101)])
@@ -424,7 +449,7 @@ def test_steps_whose_loss_is_not_finite_change_nothing_and_are_in_no_curve(value
     for step in range(1, 12):
         assert torch.equal(weights[step], weights[step - 1]) == (step in broken)
     assert objective.steps == 9
-    assert float(trainer.optimizer.state_dict()["state"][0]["step"]) == 9
+    assert float(trainer.optimizers[0].state_dict()["state"][0]["step"]) == 9
     assert [row["step"] - 1 for row in trainer.progress.history] == sorted(set(range(12)) - broken)
 
 

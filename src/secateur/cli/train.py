@@ -73,6 +73,11 @@ RENAMED = {"limit": "valid_limit"}
     help="Peak learning rate.",
 )
 @click.option(
+    "--optimizer",
+    type=click.Choice(["muon", "adamw"]),
+    help="What the matrices of linear layers move by.  [default: muon, with --init adamw]",
+)
+@click.option(
     "--batch-seconds",
     type=click.FloatRange(0, min_open=True),
     default=60.0,

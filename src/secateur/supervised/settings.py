@@ -37,6 +37,10 @@ SIZES = {"tiny": Size(12, 96, 4, 48, 15), "small": Size(16, 176, 4, 176, 31)}
 VOCABULARY = 256
 """Pieces of words that a model of random weights writes with, where nobody says."""
 
+OPTIMIZERS = ("muon", "adamw")
+MATRICES = 2.0
+"""Rate of the matrices that Muon moves, for that of all else."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
@@ -58,6 +62,9 @@ class TrainSettings:
             and measured after comes on top.
         steps: of training, which then takes the time that it takes; None: by ``minutes``.
         rate: peak learning rate, which falls along half a cosine to nothing.
+        optimizer: ``adamw`` for all parameters, or ``muon`` (Jordan et al. 2024) for the matrices of linear layers below the head,
+            at `MATRICES` times the rate, and AdamW for all else. None: ``muon`` from random weights, which it teaches in half as many
+            steps, and ``adamw`` with ``init``.
         warm_up: steps over which it rises; at most a quarter of ``steps``.
         batch_seconds: audio in a batch, padding included. Longer utterances are left out.
         dropout: rate after every module and on attention weights. Drawing it takes a CPU a third of the time, and a small model
@@ -85,6 +92,7 @@ class TrainSettings:
     minutes: float = 60.0
     steps: int | None = None
     rate: float = 1.5e-3
+    optimizer: str | None = None
     warm_up: int = 300
     batch_seconds: float = 60.0
     dropout: float = 0.0
@@ -100,9 +108,11 @@ class TrainSettings:
             raise SecateurError(f"there is no size {self.size!r}; choose one of {', '.join(SIZES)}")
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+        if self.optimizer not in (None, *OPTIMIZERS):
+            raise SecateurError(f"there is no optimizer {self.optimizer!r}; give {' or '.join(OPTIMIZERS)}")
         for name in (
-            "valid_limit", "layers", "width", "heads", "vocabulary", "minutes", "steps", "rate", "warm_up",
-            "batch_seconds", "valid_utterances",
+            "valid_limit", "layers", "width", "heads", "vocabulary", "minutes", "steps", "rate", "warm_up", "batch_seconds",
+            "valid_utterances",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

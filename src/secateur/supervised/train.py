@@ -29,12 +29,12 @@ from secateur.structure.checkpoint import new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.objective import Transcription
 from secateur.supervised.pieces import find_pieces
-from secateur.supervised.settings import VOCABULARY, Size, TrainSettings
+from secateur.supervised.settings import MATRICES, VOCABULARY, Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
 from secateur.training.phase import Log, run_phase
 from secateur.training.precision import Working, working_type
-from secateur.training.trainer import Length, Loop
+from secateur.training.trainer import ORTHOGONAL, Length, Loop
 from secateur.training.workspace import Workspace
 
 PHASE = "train"
@@ -266,7 +266,7 @@ def _learned(
     done = run_phase(
         PHASE,
         Transcription(recognizer, working, settings.seed),
-        [{"params": working.parameters(), "lr": settings.rate}],
+        _parameters(settings, working),
         loop,
         partial(
             Feed.of,
@@ -291,6 +291,25 @@ def _learned(
         "heard": done.heard,
         "seconds": round(done.spent, 2),
     }
+
+
+def _parameters(settings: TrainSettings, working: Working) -> list[dict[str, Any]]:
+    """The parameters, in groups of a rate each."""
+    parameters = working.parameters()
+    if (settings.optimizer or ("muon" if settings.init is None else "adamw")) == "adamw":
+        return [{"params": parameters, "lr": settings.rate}]
+    layers = {
+        f"{name}.weight"
+        for name, module in working.model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("encoder.")
+    }
+    matrices, others = [], []
+    for (name, _), tensor in zip(working.model.named_parameters(), parameters, strict=True):
+        (matrices if name in layers else others).append(tensor)
+    return [
+        {"params": others, "lr": settings.rate},
+        {"params": matrices, "lr": MATRICES * settings.rate, ORTHOGONAL: True},
+    ]
 
 
 def _check_empty(folder: Path) -> None:

@@ -30,6 +30,9 @@ that others use too is not as fast at all times.
 WARM_UP_STEPS = 40
 """Steps over which the rates of a trained model rise, so that Adam's moments are known before its weights move far."""
 
+ORTHOGONAL = "orthogonal"
+"""The key of a group of parameters whose steps are made orthogonal."""
+
 MOST_BROKEN = 10
 """Steps in a row whose loss is not finite, after which nothing will come of the rest."""
 
@@ -155,7 +158,9 @@ class Trainer:
 
     Args:
         objective: what is trained.
-        parameters: groups of parameters as `torch.optim.AdamW` takes them, each with its rate at the top, ``lr``.
+        parameters: groups of parameters as `torch.optim.AdamW` takes them, each with its rate at the top, ``lr``. Of a group with
+            a true `ORTHOGONAL` the parameters are matrices, and move by Muon (Jordan et al. 2024), scaled as AdamW's steps are
+            (Liu et al. 2025, arXiv 2502.16982).
         loop: how.
         checkpoint: file to go on from, written all the while; None: it is not kept.
         validate: measures what is trained; the lower the better. Its value is kept in the history as ``WER``.
@@ -174,8 +179,8 @@ class Trainer:
     ) -> None:
         self.objective, self.loop = objective, loop
         self.checkpoint, self.validate, self.report = checkpoint, validate, report
-        self.rates = [group["lr"] for group in parameters]
-        self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.optimizers = _optimizers(parameters)
+        self.rates = [group["lr"] for group in self._groups()]
         self.progress = Progress(total=loop.length.steps)
         self._broken = 0
         self._pause = CHECKPOINT_SECONDS
@@ -222,18 +227,18 @@ class Trainer:
         progress = self.progress
         share = 0.0 if progress.total is None else progress.step / progress.total
         factor = self._rate(progress.step, share)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self._groups(), self.rates, strict=True):
             group["lr"] = rate * factor
         loss, figures = self.objective.loss(batch, share)
         loss.backward()  # type: ignore[no-untyped-call]
         # Each group by itself: a budget that pulls hard at gates must not hold back weights.
         lengths = [
-            torch.nn.utils.clip_grad_norm_(group["params"], self.loop.clip)
-            for group in self.optimizer.param_groups
+            torch.nn.utils.clip_grad_norm_(group["params"], self.loop.clip) for group in self._groups()
         ]
         self._broken = 0 if all(bool(torch.isfinite(length)) for length in lengths) else self._broken + 1
         if self._broken == 0:
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.objective.stepped()
             self._average()
         elif self._broken >= MOST_BROKEN:
@@ -241,13 +246,17 @@ class Trainer:
                 f"the loss is not a number any more, {MOST_BROKEN} steps in a row up to step {progress.step}: "
                 "try a lower rate, or --precision float32"
             )
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         progress.step += 1
         progress.heard += batch.seconds
         self._plan(self._lap())
         self._note(figures)
         if self.report is not None:
             self.report(progress, batch.seconds, figures)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _rate(self, step: int, share: float) -> float:
         """Of the rates at the top, the part that a step is taken with."""
@@ -351,7 +360,7 @@ class Trainer:
                 "validating": self._validating,
                 "model": self.objective.model_state(),
                 "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
         )
         self._pause = max(CHECKPOINT_SECONDS, (perf_counter() - start) / CHECKPOINT_SHARE)
@@ -361,7 +370,8 @@ class Trainer:
         state = read_state(path)
         self.objective.load_model_state(state["model"])
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
         self._laps, self._validating, self._resumed = state["laps"], state["validating"], True
         best, average = state["best"], state["average"]
         if average is not None:
@@ -378,6 +388,17 @@ class Trainer:
             best=None if best is None else tuple(best),
             average=average,
         )
+
+
+def _optimizers(parameters: Sequence[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+    matrices = [group for group in parameters if group.get(ORTHOGONAL)]
+    others = [group for group in parameters if not group.get(ORTHOGONAL)]
+    optimizers: list[torch.optim.Optimizer] = []
+    if others:
+        optimizers.append(torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True))
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 @contextmanager
