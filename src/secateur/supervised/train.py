@@ -303,7 +303,8 @@ def _parameters(settings: TrainSettings, working: Working) -> list[dict[str, Any
         for name, module in working.model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith("encoder.")
     }
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for (name, _), tensor in zip(working.model.named_parameters(), parameters, strict=True):
         (matrices if name in layers else others).append(tensor)
     return [
