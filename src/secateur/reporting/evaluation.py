@@ -54,6 +54,6 @@ def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
 
 
 def _utterance(row: UtteranceResult) -> Iterator[Text]:
-    yield Text(f"{row.id}: {row.words.errors} errors in {row.words.reference} words", style="bold")
+    yield Text(f"{row.id}: word errors {row.words.errors} of {row.words.reference}", style="bold")
     yield Text(f"  said   {row.reference}")
     yield Text(f"  heard  {row.hypothesis}")
