@@ -194,7 +194,7 @@ def _untrained(
     device: str | torch.device,
 ) -> Recognizer:
     """A recogniser of random weights that can write what is said in the speech."""
-    tokenizer = _tokenizer(pool, settings.vocabulary or VOCABULARY)
+    tokenizer = tokenizer_from_pieces(*find_pieces(_texts(pool), settings.vocabulary or VOCABULARY))
     shape, blank = settings.shape, len(tokenizer) - 1
     config = ConformerConfig(
         vocab_size=blank + 1,
@@ -220,20 +220,34 @@ def _untrained(
 
 
 def _with_vocabulary(begun: Recognizer, size: int, pool: SpeechPool, seed: int) -> Recognizer:
-    """A recogniser that hears as before, and has yet to learn to write: with pieces found anew, and a head of random weights."""
-    tokenizer, model = _tokenizer(pool, size), begun.model
+    """A recogniser that hears as before, and has yet to learn to write with pieces found anew.
+
+    It begins with writing each where it wrote the longest piece that the new one ends with, as often as the new one is needed among
+    all that end so. From a head of random weights it would first have to learn to write nothing, and then something.
+    """
+    pieces, needed = find_pieces(_texts(pool), size)
+    tokenizer, model = tokenizer_from_pieces(pieces, needed), begun.model
+    before, known = model.ctc_head, begun.tokenizer.get_vocab()
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        head = nn.Linear(model.config.hidden_size, len(tokenizer))
-    model.ctc_head = head.to(model.device)
+        head = nn.Linear(model.config.hidden_size, len(tokenizer)).to(model.device)
+    tails = ([piece[first:] for first in range(len(piece))] for piece in pieces)
+    ends = [next((known[tail] for tail in each if tail in known), None) for each in tails]
+    with torch.no_grad():
+        for end in {*ends, begun.blank} - {None}:
+            those = [new for new, each in enumerate([*ends, begun.blank]) if each == end]
+            head.weight[those] = before.weight[end]
+            head.bias[those] = before.bias[end] + torch.tensor([*needed, 0.0])[those].log_softmax(0).to(
+                head.bias
+            )
+    model.ctc_head = head
     model.config.update({"vocab_size": len(tokenizer), "pad_token_id": len(tokenizer) - 1})
     return Recognizer(model, begun.features, tokenizer)
 
 
-def _tokenizer(pool: SpeechPool, size: int) -> PreTrainedTokenizerBase:
-    """One that can write what is said in the speech."""
-    texts = [text for text in map(pool.text, range(len(pool))) if text is not None]
-    return tokenizer_from_pieces(*find_pieces(texts, size))
+def _texts(pool: SpeechPool) -> list[str]:
+    """What is said in the speech."""
+    return [text for text in map(pool.text, range(len(pool))) if text is not None]
 
 
 def _learned(
