@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -18,12 +19,14 @@ from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.settings import PruneSettings
-from secateur.recognizer import Recognizer
+from secateur.recognizer import Recognizer, load
 from secateur.runs import SECTION
 from secateur.speech.audio import read_audio
+from secateur.speech.corpus import open_corpus
+from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
 from secateur.supervised.settings import SIZES, TrainSettings
-from secateur.supervised.train import Trained, _parameters, train
+from secateur.supervised.train import Trained, _parameters, _with_vocabulary, train
 from secateur.training import trainer
 from secateur.training.precision import Working
 
@@ -97,6 +100,38 @@ def test_a_model_learns_to_write_with_other_pieces(learned: Trained, result: Pat
         for name in before
         if name.startswith("encoder") and ".norm.running" not in name and "num_batches" not in name
     )
+
+
+@pytest.mark.usefixtures("learned")
+def test_with_the_pieces_that_it_had_a_model_writes_what_it_wrote(result: Path, speech: Path) -> None:
+    begun, pool = load(result), SpeechPool.read(open_corpus(speech), 16_000)
+    had = [piece for piece, _ in sorted(begun.tokenizer.get_vocab().items(), key=lambda entry: entry[1])][:-1]
+    weight, bias = (
+        each.detach().clone() for each in (begun.model.ctc_head.weight, begun.model.ctc_head.bias)
+    )
+    again = _with_vocabulary(begun, len(had), pool, seed=0)
+    assert list(again.tokenizer.get_vocab()) == list(begun.tokenizer.get_vocab())
+    assert torch.equal(again.model.ctc_head.weight, weight)
+    assert torch.equal(again.model.ctc_head.bias, bias)
+
+
+@pytest.mark.usefixtures("learned")
+def test_new_pieces_are_as_likely_together_as_the_piece_was_that_they_end_with(
+    result: Path, speech: Path
+) -> None:
+    begun, pool = load(result), SpeechPool.read(open_corpus(speech), 16_000)
+    had, old = begun.tokenizer.get_vocab(), copy.deepcopy(begun.model.ctc_head)
+    more = _with_vocabulary(begun, len(had) + 4, pool, seed=0)
+    new, head = more.tokenizer.get_vocab(), more.model.ctc_head
+    assert len(new) > len(had)
+    by_end: dict[str, list[int]] = {}
+    for piece, row in new.items():
+        end = piece if piece in had else max((tail for tail in had if piece.endswith(tail)), key=len)
+        by_end.setdefault(end, []).append(row)
+    assert any(len(rows) > 1 for rows in by_end.values())
+    for end, rows in by_end.items():
+        assert torch.equal(head.weight[rows], old.weight[had[end]].expand(len(rows), -1))
+        assert float(head.bias[rows].logsumexp(0)) == pytest.approx(float(old.bias[had[end]]), abs=1e-5)
 
 
 def test_words_that_a_model_has_no_letters_for_are_refused(

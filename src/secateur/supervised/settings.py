@@ -57,7 +57,7 @@ class TrainSettings:
         layers: instead of the size's; so are ``width`` and ``heads``.
         vocabulary: pieces of words that the model writes with, at most; the blank comes on top. They are found in the
             transcripts. None: `VOCABULARY` of them, or with ``init`` those that it has. A number with ``init`` gives it
-            new ones, and a head of random weights to write them with.
+            new ones, put where its own were that they end with.
         minutes: wall-clock time that the training is planned to fit into, validations included; what is read before
             and measured after comes on top.
         steps: of training, which then takes the time that it takes; None: by ``minutes``.
