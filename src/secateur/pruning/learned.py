@@ -60,9 +60,9 @@ TEACHING = 0.34
 AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
 
-PARTS = (1.0, 0.85, 0.7)
+PARTS = (1.0, 0.85, 0.7, 0.0)
 """How far to go in the end from the refitted weights to the recovered ones: whichever hears best (Wortsman et al. 2022, "Robust
-fine-tuning of zero-shot models", arXiv 2109.01903)."""
+fine-tuning of zero-shot models", arXiv 2109.01903). Not at all is best where little was pruned and little trained."""
 
 PHASES = ("start", "search", "reconstruct", "recover")
 """The phases that can be left out; slicing cannot."""
