@@ -22,11 +22,10 @@ from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
 from secateur.runs import SECTION
 from secateur.speech.audio import read_audio
-from secateur.speech.corpus import open_corpus
-from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
+from secateur.supervised.beginning import with_vocabulary
 from secateur.supervised.settings import SIZES, TrainSettings
-from secateur.supervised.train import Trained, _parameters, _with_vocabulary, train
+from secateur.supervised.train import Trained, _parameters, train
 from secateur.training import trainer
 from secateur.training.precision import Working
 
@@ -104,12 +103,12 @@ def test_a_model_learns_to_write_with_other_pieces(learned: Trained, result: Pat
 
 @pytest.mark.usefixtures("learned")
 def test_with_the_pieces_that_it_had_a_model_writes_what_it_wrote(result: Path, speech: Path) -> None:
-    begun, pool = load(result), SpeechPool.read(open_corpus(speech), 16_000, skips=SkipLog())
+    begun = load(result)
     had = [piece for piece, _ in sorted(begun.tokenizer.get_vocab().items(), key=lambda entry: entry[1])][:-1]
     weight, bias = (
         each.detach().clone() for each in (begun.model.ctc_head.weight, begun.model.ctc_head.bias)
     )
-    again = _with_vocabulary(begun, len(had), pool, seed=0)
+    again = with_vocabulary(begun, len(had), references(speech), seed=0)
     assert again.tokenizer.get_vocab() == begun.tokenizer.get_vocab()
     assert torch.equal(again.model.ctc_head.weight, weight)
     assert torch.equal(again.model.ctc_head.bias, bias)
@@ -119,9 +118,9 @@ def test_with_the_pieces_that_it_had_a_model_writes_what_it_wrote(result: Path, 
 def test_new_pieces_are_as_likely_together_as_the_piece_was_that_they_end_with(
     result: Path, speech: Path
 ) -> None:
-    begun, pool = load(result), SpeechPool.read(open_corpus(speech), 16_000, skips=SkipLog())
+    begun = load(result)
     had, old = begun.tokenizer.get_vocab(), copy.deepcopy(begun.model.ctc_head)
-    more = _with_vocabulary(begun, len(had) + 4, pool, seed=0)
+    more = with_vocabulary(begun, len(had) + 4, references(speech), seed=0)
     new, head = more.tokenizer.get_vocab(), more.model.ctc_head
     assert len(new) > len(had)
     by_end: dict[str, list[int]] = {}

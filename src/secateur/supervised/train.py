@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import ParakeetFeatureExtractor, PreTrainedTokenizerBase
+from transformers import ParakeetFeatureExtractor
 
 from secateur import runs
 from secateur.errors import SecateurError
 from secateur.evaluation.evaluate import evaluate
-from secateur.models.conformer import ConformerConfig, ConformerForCTC
-from secateur.models.vocabulary import tokenizer_from_pieces
+from secateur.models.conformer import ConformerConfig
 from secateur.progress import ProgressBar
-from secateur.recognizer import Recognizer, load
+from secateur.recognizer import Recognizer
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import Corpus
 from secateur.speech.pool import SpeechPool
@@ -27,9 +26,9 @@ from secateur.speech.sampling import spread
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import new_folder
 from secateur.structure.inspect import inspect
+from secateur.supervised.beginning import check_writable, going_on, untrained, with_vocabulary
 from secateur.supervised.objective import Transcription
-from secateur.supervised.pieces import find_pieces
-from secateur.supervised.settings import MATRICES, VOCABULARY, Size, TrainSettings
+from secateur.supervised.settings import MATRICES, Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
 from secateur.training.phase import Log, run_phase
@@ -90,7 +89,7 @@ def train(
     skips = SkipLog() if skips is None else skips
     tell = tell or (lambda _: None)
     clock = runs.Stopwatch()
-    begun = None if settings.init is None else _begun(settings.init, device)
+    begun = None if settings.init is None else going_on(settings.init, device)
     features = ParakeetFeatureExtractor() if begun is None else begun.features
     speech = Transcribed(settings.data, settings.batch_seconds)
     valid = None if settings.valid is None else scorable(settings.valid, settings.valid_limit)
@@ -103,13 +102,14 @@ def train(
             pool = speech.read(int(features.sampling_rate), skips, progress)
         if speech.left_out:
             tell(speech.said())
+        transcripts = [text for text in map(pool.text, range(len(pool))) if text is not None]
         if begun is None:
-            recognizer = _untrained(settings, pool, features, device)
+            recognizer = untrained(settings, features, transcripts, device)
         elif settings.vocabulary is not None:
-            recognizer = _with_vocabulary(begun, settings.vocabulary, pool, settings.seed)
+            recognizer = with_vocabulary(begun, settings.vocabulary, transcripts, settings.seed)
         else:
             recognizer = begun
-            _check_writable(recognizer.tokenizer, pool, settings.init)
+            check_writable(recognizer.tokenizer, transcripts, settings.init)
         with clock.time("train"):
             made = workspace.stage(
                 PHASE, lambda: _learned(settings, recognizer, pool, valid, workspace, progress, log)
@@ -153,30 +153,6 @@ def train(
         return Trained(recognizer, report)
 
 
-def _begun(init: str | Path, device: str | torch.device) -> Recognizer:
-    """A recogniser to go on from, in full precision."""
-    recognizer = load(init, device=device, dtype=torch.float32)
-    if type(recognizer.model) is not ConformerForCTC:
-        raise SecateurError(
-            f"{init} is a {type(recognizer.model).__name__}, and training goes on from unpruned Conformer-CTC models only"
-        )
-    return recognizer
-
-
-def _check_writable(tokenizer: PreTrainedTokenizerBase, pool: SpeechPool, init: str | Path | None) -> None:
-    """Refuse transcripts that a tokenizer has no letters for."""
-    texts = (pool.text(index) or "" for index in range(len(pool)))
-    for letter in sorted({*"".join(texts)} - {" "}):
-        try:
-            ids = tokenizer(letter).input_ids
-        except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower where nothing stands for the unknown
-            ids = []
-        if not ids or tokenizer.unk_token_id in ids:
-            raise SecateurError(
-                f"{init} cannot write {letter!r}, which is in the transcripts: give it another --vocabulary, or give other speech"
-            )
-
-
 def _shape(config: ConformerConfig) -> Size:
     return Size(
         config.num_hidden_layers,
@@ -185,69 +161,6 @@ def _shape(config: ConformerConfig) -> Size:
         config.subsampling_conv_channels,
         config.conv_kernel_size,
     )
-
-
-def _untrained(
-    settings: TrainSettings,
-    pool: SpeechPool,
-    features: ParakeetFeatureExtractor,
-    device: str | torch.device,
-) -> Recognizer:
-    """A recogniser of random weights that can write what is said in the speech."""
-    tokenizer = tokenizer_from_pieces(*find_pieces(_texts(pool), settings.vocabulary or VOCABULARY))
-    shape, blank = settings.shape, len(tokenizer) - 1
-    config = ConformerConfig(
-        vocab_size=blank + 1,
-        pad_token_id=blank,
-        num_mel_bins=int(features.feature_size),
-        hidden_size=shape.width,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.width,
-        conv_kernel_size=shape.kernel,
-        subsampling_conv_channels=shape.channels,
-        dropout=settings.dropout,
-        attention_dropout=settings.dropout,
-    )
-    with torch.random.fork_rng([]):
-        torch.manual_seed(settings.seed)
-        model = ConformerForCTC(config)
-        # PyTorch's own, which NeMo's Conformers begin with too: the larger a layer, the smaller its weights.
-        for module in model.modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-                module.reset_parameters()
-    return Recognizer(model.to(device), features, tokenizer)
-
-
-def _with_vocabulary(begun: Recognizer, size: int, pool: SpeechPool, seed: int) -> Recognizer:
-    """A recogniser that hears as before, and has yet to learn to write with pieces found anew.
-
-    It begins with writing each where it wrote the longest piece that the new one ends with, as often as the new one is needed among
-    all that end so. From a head of random weights it would first have to learn to write nothing, and then something.
-    """
-    pieces, needed = find_pieces(_texts(pool), size)
-    tokenizer, model = tokenizer_from_pieces(pieces, needed), begun.model
-    before, known = model.ctc_head, begun.tokenizer.get_vocab()
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        head = nn.Linear(model.config.hidden_size, len(tokenizer)).to(model.device)
-    tails = ([piece[first:] for first in range(len(piece))] for piece in pieces)
-    ends = [next((known[tail] for tail in each if tail in known), None) for each in tails]
-    with torch.no_grad():
-        for end in {*ends, begun.blank} - {None}:
-            those = [new for new, each in enumerate([*ends, begun.blank]) if each == end]
-            head.weight[those] = before.weight[end]
-            head.bias[those] = before.bias[end] + torch.tensor([*needed, 0.0])[those].log_softmax(0).to(
-                head.bias
-            )
-    model.ctc_head = head
-    model.config.update({"vocab_size": len(tokenizer), "pad_token_id": len(tokenizer) - 1})
-    return Recognizer(model, begun.features, tokenizer)
-
-
-def _texts(pool: SpeechPool) -> list[str]:
-    """What is said in the speech."""
-    return [text for text in map(pool.text, range(len(pool))) if text is not None]
 
 
 def _learned(
