@@ -249,12 +249,16 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         patched.setattr(LearnedMethod, "_recover", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             compare(asked, tmp_path)
+    record = json.loads((tmp_path / RECORD).read_text())
+    assert record["rows"] == []
     unfinished = tmp_path / "magnitude_params60_macs60.unfinished"
     with pytest.raises(
         SecateurError, match="unfinished run with other settings .*scope.multiple_of was 1, is 2"
     ):
         compare(replace(asked, scope=Scope(multiple_of=2)), tmp_path)
-    (row,) = compare(asked, tmp_path, tell=told.append).rows
+    comparison = compare(asked, tmp_path, tell=told.append)
+    (row,) = comparison.rows
+    assert comparison.unpruned == record["unpruned"]
     assert told[-1] == f"going on with the run in {unfinished}"
     assert row.error is None
     assert not unfinished.exists()

@@ -88,6 +88,7 @@ def compare(
             unpruned["test"] = _figures(
                 evaluate(same.recognizer, settings.test, limit=settings.limit, progress=progress)
             )
+        write(Comparison(settings.plain(), unpruned, known.after(runs)), out / RECORD)
     for number, (method, budget) in enumerate(runs, start=1):
         folder = out / run_name(method, budget)
         row = known.rows.get((method, budget))
