@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "without_layerwise_distillation": {"learned.distillation.hidden": 0.0},
     "plain_divergence": {"learned.distillation.speech_weight": 0.0},
-    "without_augmentation": {"learned.augment": False},
+    "without_augmentation": {"learned.augment": "none"},
     "with_ctc_on_transcripts": CTC,
     "with_ctc_on_what_the_teacher_heard": CTC | {"learned.transcripts": False},
     "without_refitting": {"learned.phases": ("start", "recover")},

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", nargs="+", default=BUDGETS)
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES)
     parser.add_argument(
-        "--minutes", type=float, default=Learned.minutes, help="of start, search and recovery"
+        "--minutes", type=float, default=Learned().minutes, help="of start, search and recovery"
     )
     parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
     parser.add_argument("--name", default="learned", help="what the results' names begin with")

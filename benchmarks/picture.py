@@ -88,7 +88,7 @@ def draw(points: Sequence[Point], measured_on: str, out: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    settings = {
+    settings: dict[Any, Any] = {
         "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": LINE,
         "xtick.color": QUIET, "ytick.color": QUIET, "axes.labelcolor": QUIET,
     }  # fmt: skip

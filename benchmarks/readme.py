@@ -107,7 +107,7 @@ def pruned(results: Results) -> str:
 
 def pruning_minutes(figures: Figures) -> float:
     """From the model and the speech to the pruned model, in minutes; what measures it before and after aside."""
-    return sum(figures["wall_seconds"].get(stage, 0.0) for stage in ("load", "read", "prune")) / 60
+    return float(sum(figures["wall_seconds"].get(stage, 0.0) for stage in ("load", "read", "prune"))) / 60
 
 
 def whisper(results: Results) -> str:

@@ -21,6 +21,7 @@ from secateur.pruning.distillation import Distillation, Distiller
 from secateur.pruning.gates import Gates
 from secateur.pruning.learned import Learned
 from secateur.pruning.objectives import Recovery, Search
+from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
@@ -74,13 +75,15 @@ def measure(steps: int, utterances: int) -> Figures:
         start = perf_counter()
         masks = gates.sample(torch.Generator().manual_seed(0))
         term = search.constraints.term(search.fractions()) + sum(mask.sum() for mask in masks.values()) * 0
-        term.backward()
+        torch.autograd.backward(term)
         gates.zero_grad()
         search.stepped()
         return perf_counter() - start
 
     seconds: dict[str, list[float]] = {"plain": [], "search": [], "gates": []}
-    feed = Feed.of(teacher, pool, batch_seconds=settings.batch_seconds, augment=True, clean_epochs=0, seed=0)
+    feed = Feed.of(
+        teacher, pool, batch_seconds=settings.batch_seconds, augmentation=Augmentation.speeds(), seed=0
+    )
     audio, began = 0.0, perf_counter()
     with masked(students[1].model, groups, search.masks), feed as batches:
         for batch in batches:

@@ -169,7 +169,7 @@ def learned_arguments(model: Path, speech: Path, out: Path, **others: object) ->
 
 def test_a_learned_run_goes_through_its_phases(run: Run, model: Path, speech: Path, tmp_path: Path) -> None:
     others = {"keep": "params=60%,macs=70%", "valid": speech, "json": "-"}
-    result = run(*learned_arguments(model, speech, tmp_path / "out", **others), "--no-augment")
+    result = run(*learned_arguments(model, speech, tmp_path / "out", **others), "--augment", "none")
     assert result.exit_code == 0
     figures = json.loads(result.stdout)
     assert figures["after"]["params"] <= 0.6 * figures["before"]["params"]
@@ -178,7 +178,7 @@ def test_a_learned_run_goes_through_its_phases(run: Run, model: Path, speech: Pa
     assert figures["history"]["recover"][-1]["WER"] >= 0
     settings = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())["secateur"]
     assert (settings["method"], settings["learned"]["steps"]) == ("learned", 4)
-    assert settings["learned"]["augment"] is False
+    assert settings["learned"]["augment"] == "none"
     assert listing(tmp_path) == ["out"]
 
 

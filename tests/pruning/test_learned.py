@@ -141,7 +141,7 @@ def test_gates_learn_another_plan_than_scores_decided(settings: MakeSettings) ->
 
 def test_recovery_brings_the_pruned_model_nearer_to_the_unpruned_one(settings: MakeSettings) -> None:
     phases = ("start", "recover")
-    history = prune(settings("params=50%", phases=phases, steps=60, rate=3e-3, augment=False)).report[
+    history = prune(settings("params=50%", phases=phases, steps=60, rate=3e-3, augment="none")).report[
         "history"
     ]
     losses = [row["output"] + row["hidden"] for row in history["recover"]]
@@ -151,7 +151,7 @@ def test_recovery_brings_the_pruned_model_nearer_to_the_unpruned_one(settings: M
 def test_what_an_earlier_pruning_left_is_pruned_on_with_the_first_model_as_teacher(
     settings: MakeSettings, model: Path, tmp_path: Path
 ) -> None:
-    recover = {"phases": ("start", "recover"), "augment": False}
+    recover = {"phases": ("start", "recover"), "augment": "none"}
     first = prune(settings("params=80%", steps=2, **recover), tmp_path / "first")
     asked = replace(settings("params=75%", steps=60, rate=3e-3, **recover), model=tmp_path / "first")
     second = prune(replace(asked, teacher=model), tmp_path / "second")
@@ -170,7 +170,7 @@ def test_what_an_earlier_pruning_left_is_pruned_on_with_the_first_model_as_teach
 
 
 def test_expected_costs_fall_to_their_limits_during_the_search(settings: MakeSettings) -> None:
-    chosen = settings(phases=("search",), steps=60, gate_rate=0.5, augment=False)
+    chosen = settings(phases=("search",), steps=60, gate_rate=0.5, augment="none")
     rows = prune(chosen).report["history"]["search"]
     begins, ends = rows[0], rows[-1]
     for name in ("params", "macs"):

@@ -14,6 +14,7 @@ from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import METHODS, PruneSettings
+from secateur.speech.augmentation import AUGMENTATIONS
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 NUMBERS = st.floats(0, allow_infinity=False) | st.integers(0, 10**6)
@@ -40,7 +41,7 @@ SETTINGS = st.builds(
         steps=st.none() | COUNTS,
         phases=st.lists(st.sampled_from(PHASES)).map(tuple),
         rate=NUMBERS,
-        augment=st.booleans(),
+        augment=st.sampled_from(AUGMENTATIONS),
         distillation=st.builds(Distillation, output=NUMBERS, task=NUMBERS),
         precision=st.sampled_from(["auto", "bfloat16", "float32"]),
     ),

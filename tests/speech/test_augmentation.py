@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secateur.errors import SecateurError
 from secateur.speech.audio import Waveform
-from secateur.speech.augmentation import Augmentation, add_noise, change_speed, reverberate
+from secateur.speech.augmentation import AUGMENTATIONS, Augmentation, add_noise, change_speed, reverberate
 
 RATE = 16000
 EVERYTHING = Augmentation(splice=1, speed=1, room=1, noise=1)
@@ -46,6 +46,16 @@ def test_none_changes_nothing() -> None:
     assert none.hide(features, real_frames([50, 30]), rng) is features
     assert change_speed(wave, none.draw_speed(rng)) is wave
     assert not none.draw_splice(rng)
+
+
+def test_augmentations_have_names() -> None:
+    assert [Augmentation.of(name) for name in AUGMENTATIONS] == [
+        Augmentation.speeds(),
+        Augmentation(),
+        Augmentation.none(),
+    ]
+    with pytest.raises(SecateurError, match="no augmentation 'loud'; give speeds, all, none"):
+        Augmentation.of("loud")
 
 
 def test_the_same_generator_disturbs_in_the_same_way_and_another_in_another() -> None:

@@ -33,7 +33,7 @@ from secateur.training.precision import Working
 def settings(data: Path | str, **others: object) -> TrainSettings:
     toy = TrainSettings(
         data, size="toy", vocabulary=12, steps=70, rate=5e-3, batch_seconds=12.0, dropout=0.0,
-        augment=False, precision="float32", validations=2,
+        augment="none", precision="float32", validations=2,
     )  # fmt: skip
     return toy.changed(others)
 
@@ -74,7 +74,7 @@ def test_what_is_loaded_hears_what_was_trained(learned: Trained, result: Path, v
 
 
 def test_training_goes_on_from_what_was_learned(learned: Trained, result: Path, speech: Path) -> None:
-    more = train(TrainSettings(speech, init=result, steps=2, rate=1e-4, batch_seconds=12.0, augment=False))
+    more = train(TrainSettings(speech, init=result, steps=2, rate=1e-4, batch_seconds=12.0, augment="none"))
     losses = [row["loss"] for row in more.report["history"]["train"]]
     assert max(losses) < 0.3
     assert more.report["shape"] == learned.report["shape"]
@@ -84,7 +84,7 @@ def test_training_goes_on_from_what_was_learned(learned: Trained, result: Path, 
 
 def test_a_model_learns_to_write_with_other_pieces(learned: Trained, result: Path, speech: Path) -> None:
     more = train(
-        TrainSettings(speech, init=result, vocabulary=16, steps=1, batch_seconds=12.0, augment=False)
+        TrainSettings(speech, init=result, vocabulary=16, steps=1, batch_seconds=12.0, augment="none")
     )
     assert more.report["vocabulary"] == len(more.recognizer.tokenizer) - 1 > learned.report["vocabulary"]
     assert more.recognizer.blank == more.report["vocabulary"]
@@ -99,6 +99,18 @@ def test_a_model_learns_to_write_with_other_pieces(learned: Trained, result: Pat
         for name in before
         if name.startswith("encoder") and ".norm.running" not in name and "num_batches" not in name
     )
+
+
+@pytest.mark.usefixtures("learned")
+def test_what_a_trained_model_goes_on_with_sounds_different_from_the_first_epoch_on(
+    result: Path, speech: Path
+) -> None:
+    asked = TrainSettings(speech, init=result, steps=1, batch_seconds=12.0)
+    losses = [
+        train(replace(asked, clean_epochs=epochs)).report["history"]["train"] for epochs in (None, 0, 1)
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
 
 
 @pytest.mark.usefixtures("learned")
@@ -201,7 +213,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", float("inf"))
     wanted = settings(
-        speech, valid=valid, steps=8, dropout=0.1, augment=True, clean_epochs=0, precision="bfloat16"
+        speech, valid=valid, steps=8, dropout=0.1, augment="all", clean_epochs=0, precision="bfloat16"
     )
     whole = train(wanted)
     out, told = tmp_path / "out", []
@@ -313,6 +325,7 @@ def test_a_folder_that_holds_something_is_not_replaced(speech: Path, tmp_path: P
         ({"dropout": 1.0}, "dropout is 1.0; give 0 or more, and less than 1"),
         ({"precision": "int8"}, "there is no precision 'int8'"),
         ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"augment": "echo"}, "there is no augmentation 'echo'; give speeds, all, none"),
         ({"optimizer": "sgd"}, "there is no optimizer 'sgd'; give muon or adamw"),
     ],
 )

@@ -143,10 +143,11 @@ seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
 )
 augment_option = click.option(
-    "--augment/--no-augment",
-    default=True,
+    "--augment",
+    type=click.Choice(["speeds", "all", "none"]),
+    default="speeds",
     show_default=True,
-    help="Change training speech, so that it sounds different every time.",
+    help="How training speech changes, so that it sounds different every time; all: speeds, rooms, noise, splices, masks.",
 )
 precision_option = click.option(
     "--precision",

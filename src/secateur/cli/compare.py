@@ -92,7 +92,7 @@ def compare(
     minutes: float | None,
     steps: int | None,
     batch_seconds: float,
-    augment: bool,
+    augment: str,
     precision: str,
     score_minutes: float,
     refit_minutes: float,

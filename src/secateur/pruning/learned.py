@@ -39,7 +39,7 @@ from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer, Waveform
-from secateur.speech.augmentation import Augmentation
+from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 from secateur.speech.pool import SpeechPool
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
@@ -85,8 +85,8 @@ class Learned:
             probability of .99 half of all draws close one, after which a student that has been refitted hears little; a
             module goes with its last unit too.
         batch_seconds: audio in a batch, padding included.
-        augment: whether training speech is heard at another speed, and so in another voice, every time. As it is, there is
-            most to learn from it the first time, and little the second.
+        augment: what training speech goes through, one of `AUGMENTATIONS`. At another speed, and so in another voice, every
+            time there is as much to learn from it again; as it is little the second time.
         distillation: what the loss is made of.
         transcripts: whether the task loss takes transcripts where there are any; else always what the teacher hears.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
@@ -103,7 +103,7 @@ class Learned:
     gate_rate: float = 0.02
     coarse: bool = False
     batch_seconds: float = 30.0
-    augment: bool = True
+    augment: str = AUGMENTATIONS[0]
     distillation: Distillation = field(default_factory=Distillation)
     transcripts: bool = True
     precision: str = "auto"
@@ -116,6 +116,7 @@ class Learned:
             raise SecateurError(f"there is no phase {unknown[0]!r}; choose among {', '.join(PHASES)}")
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+        Augmentation.of(self.augment)
         if not (0 < self.batch_seconds < math.inf):
             raise SecateurError(
                 f"batches of {self.batch_seconds:g} s cannot be made; give a finite length above 0"
@@ -391,7 +392,7 @@ class LearnedMethod:
                     self.recognizer,
                     self.pool,
                     batch_seconds=settings.batch_seconds,
-                    augmentation=Augmentation.speeds() if settings.augment else Augmentation.none(),
+                    augmentation=Augmentation.of(settings.augment),
                     # Recovery hears other batches first than the search did.
                     seed=2 * self.oneshot.seed + recovers,
                     teach=objective.distiller.teach if ahead else None,

@@ -29,6 +29,9 @@ _DIRECT_DB = (0.0, 12.0)
 # The first reflection has gone a metre further than the direct sound.
 _FIRST_REFLECTION_SECONDS = 0.003
 
+AUGMENTATIONS = ("speeds", "all", "none")
+"""What runs choose among; the first is the default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
@@ -87,6 +90,19 @@ class Augmentation:
             )
             if not low <= value <= high:
                 raise SecateurError(f"augmentation: {field.name} is {value}; give {low:g} to {high:g}")
+
+    @classmethod
+    def of(cls, name: str) -> Augmentation:
+        """One of `AUGMENTATIONS`: speeds alone, all that there is at its default, or none.
+
+        Raises:
+            SecateurError: it is none of them.
+        """
+        if name not in AUGMENTATIONS:
+            raise SecateurError(f"there is no augmentation {name!r}; give {', '.join(AUGMENTATIONS)}")
+        if name == "all":
+            return cls()
+        return cls.speeds() if name == "speeds" else cls.none()
 
     @classmethod
     def none(cls) -> Augmentation:

@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur import runs
 from secateur.errors import SecateurError
+from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ class TrainSettings:
         batch_seconds: audio in a batch, padding included. Longer utterances are left out.
         dropout: rate after every module and on attention weights. Drawing it takes a CPU a third of the time, and a small model
             that hears everything a few times, changed, has little to overfit.
-        augment: whether speech is changed after the first epochs: speed, noise, rooms, splices, masks on features.
-        clean_epochs: how often all of it is heard as it is before that.
+        augment: what speech goes through after the first epochs, one of `AUGMENTATIONS`.
+        clean_epochs: how often all of it is heard as it is before that. None: once, with ``init`` not at all.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
         validations: how often the word error rate is measured in between.
         valid_utterances: on so many.
@@ -96,8 +97,8 @@ class TrainSettings:
     warm_up: int = 300
     batch_seconds: float = 60.0
     dropout: float = 0.0
-    augment: bool = True
-    clean_epochs: int = 1
+    augment: str = AUGMENTATIONS[0]
+    clean_epochs: int | None = None
     precision: str = "auto"
     validations: int = 10
     valid_utterances: int = 100
@@ -117,9 +118,11 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise SecateurError(f"{name} is {value}; give a finite number above 0")
+        Augmentation.of(self.augment)
         for name in ("clean_epochs", "validations", "seed"):
-            if getattr(self, name) < 0:
-                raise SecateurError(f"{name} is {getattr(self, name)}; give 0 or more")
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise SecateurError(f"{name} is {value}; give 0 or more")
         if not 0 <= self.dropout < 1:
             raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
         shape = self.shape

@@ -190,6 +190,9 @@ def _learned(
         model.eval()
         return evaluate(recognizer, part).wer
 
+    clean_epochs = settings.clean_epochs
+    if clean_epochs is None:
+        clean_epochs = int(settings.init is None)
     done = run_phase(
         PHASE,
         Transcription(recognizer, working, settings.seed),
@@ -200,8 +203,8 @@ def _learned(
             recognizer,
             pool,
             batch_seconds=settings.batch_seconds,
-            augmentation=Augmentation() if settings.augment else Augmentation.none(),
-            clean_epochs=settings.clean_epochs,
+            augmentation=Augmentation.of(settings.augment),
+            clean_epochs=clean_epochs,
             seed=settings.seed,
             threads=1,
         ),
