@@ -235,6 +235,21 @@ def test_a_repeated_id_is_numbered(tmp_path: Path) -> None:
     assert ids == [each.id for each in open_corpus(path)]
 
 
+def test_several_kinds_of_data_are_one_corpus_in_their_order(tmp_path: Path) -> None:
+    for name in ("one/b.wav", "one/a.wav", "two/a.wav", "with, comma/c.wav"):
+        sound(tmp_path / name)
+    lines = manifest(tmp_path / "some.jsonl", {"audio_filepath": "one/b.wav", "text": "x"})
+    both = open_corpus(f"{tmp_path / 'one'}, {tmp_path / 'two'},{lines}")
+    assert [(each.id, each.text) for each in both] == [
+        ("a", None), ("b", None), ("a#2", None), ("one/b", "x")
+    ]  # fmt: skip
+    assert len(list(both)) == 4
+    assert len(list(open_corpus(f"{tmp_path / 'one'},{lines}", limit=1))) == 1
+    assert [each.id for each in open_corpus(str(tmp_path / "with, comma"))] == ["c"]
+    with pytest.raises(SecateurError, match="nothing there does not exist: give a LibriSpeech folder"):
+        open_corpus(f"{tmp_path / 'one'},nothing there")
+
+
 def test_any_function_that_yields_utterances_is_a_source(tmp_path: Path) -> None:
     def dataset() -> Iterator[Utterance | Skipped]:
         yield Utterance("a", tmp_path / "a.wav", "hello")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from secateur.errors import SecateurError
@@ -81,9 +82,10 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
       (needs `secateur[synthetic]`). `synthetic:valid` and `synthetic:test` have other voices and other sentences than
       `synthetic:train`, which `synthetic` means; `synthetic:train:2000` is of 2000 utterances. A folder of that name
       is `./synthetic`.
+    - Several of these with commas between, one after the other; a path that has a comma itself is that path.
 
     Args:
-        data: a path of one of those, or `synthetic[:PART[:UTTERANCES]]`.
+        data: a path of one of those, `synthetic[:PART[:UTTERANCES]]`, or several.
         limit: open only the first utterances, this many.
 
     Raises:
@@ -92,6 +94,9 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     path = Path(data)
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing: give 1 or more")
+    if isinstance(data, str) and "," in data and not path.exists():
+        parts = [open_corpus(part.strip()).source for part in data.split(",")]
+        return Corpus(lambda: chain.from_iterable(part() for part in parts), limit)
     if isinstance(data, str) and data.partition(":")[0] == _SYNTHETIC:
         from secateur.speech.synthetic.corpus import synthetic_source
 
