@@ -30,7 +30,7 @@ def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures
     oneshot = OneShot(seed=options.seed)
     settings = PruneSettings(
         str(model_file()),
-        data=str(speech("fit")),
+        data=",".join(str(speech(name)) for name in options.data),
         keep=budget,
         valid=str(speech("valid")),
         valid_limit=options.limit,
@@ -42,6 +42,7 @@ def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures
     report = pruned.report
     return {
         "budget": budget,
+        "data": options.data,
         "settings": asdict(learned) | {"oneshot": asdict(oneshot)},
         "kept": report["kept"],
         "units": report["units"],
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Record the rows that are missing."""
     parser = argument_parser(__doc__)
     parser.add_argument("--budgets", nargs="+", default=BUDGETS)
+    parser.add_argument("--data", nargs="+", choices=("fit", "unlabelled"), default=["fit"])
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES)
     parser.add_argument(
         "--minutes", type=float, default=Learned().minutes, help="of start, search and recovery"

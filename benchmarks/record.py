@@ -47,9 +47,10 @@ def model_file() -> Path:
 
 
 def speech(name: str) -> Path:
-    """A set of transcribed speech: ``fit``, ``valid`` or ``test`` of LibriSpeech, or ``an4``."""
+    """A set of speech: ``fit``, ``valid`` or ``test`` of LibriSpeech, ``an4``, or ``unlabelled``, which has no transcripts."""
     data = shared() / "data"
-    return data / "an4" / "train.jsonl" if name == "an4" else data / "librispeech" / name
+    others = {"an4": data / "an4" / "train.jsonl", "unlabelled": data / "unlabelled"}
+    return others.get(name, data / "librispeech" / name)
 
 
 def argument_parser(description: str | None, *, hears: bool = True) -> argparse.ArgumentParser:
