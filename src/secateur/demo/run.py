@@ -81,7 +81,7 @@ def settings(minutes: float, steps: int | None = None) -> PruneSettings:
         valid=TEST,
         oneshot=OneShot(score_minutes=3.0, reconstruct_minutes=15.0),
         # A model that is measured on what it was chosen by looks better than it is: nothing is validated in between.
-        learned=Learned(minutes=minutes, steps=steps, validations=0, augment="none"),
+        learned=Learned(minutes=minutes, steps=steps, validations=0),
     )
 
 
