@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import shutil
@@ -129,10 +130,28 @@ def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_
     assert plain["units"] == default["units"]
     for stage in ("start", "reconstruct"):
         assert plain["phase_seconds"][stage] == default["phase_seconds"][stage]
-        assert front_end["phase_seconds"][stage] != default["phase_seconds"][stage]
     assert plain["settings"]["distillation"]["speech_weight"] == 0
     assert not any(name.startswith("subsampling") for name in front_end["units"])
     assert set(searched["history"]) == {"search", "recover"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "shared"),
+    [
+        ("plain_divergence", ["start", "reconstruct"]),
+        ("with_search", ["start"]),
+        ("without_front_end_groups", []),
+        ("with_search_from_open_gates", []),
+    ],
+)
+def test_a_run_shares_the_stages_that_it_would_make_alike(
+    benchmarks: None, variant: str, shared: list[str]
+) -> None:
+    from benchmarks.ablation import VARIANTS, settings_of, shared_stages
+
+    options = argparse.Namespace(keep="params=80%", limit=None, seed=0, minutes=1.0, steps=None)
+    default = settings_of({}, options)
+    assert shared_stages(settings_of(VARIANTS[variant], options), default) == shared
 
 
 def test_the_encoder_is_timed_before_and_after_pruning(run: Run, tmp_path: Path) -> None:
