@@ -27,7 +27,7 @@ BUDGETS = ("params=50%,macs=50%", "params=70%,macs=70%", "params=30%,macs=30%")
 def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune, and measure on `valid`."""
     learned = Learned(minutes=options.minutes, steps=options.steps, phases=tuple(options.phases))
-    oneshot = OneShot(seed=options.seed)
+    oneshot = OneShot(trials=options.trials, seed=options.seed)
     settings = PruneSettings(
         str(model_file()),
         data=",".join(str(speech(name)) for name in options.data),
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--minutes", type=float, default=Learned().minutes, help="of start, search and recovery"
     )
     parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
+    parser.add_argument("--trials", type=int, default=0, help="plans to try beside the first")
     parser.add_argument("--name", default="learned", help="what the results' names begin with")
     parser.add_argument("--publish", action="store_true", help="measure on test too")
     parser.add_argument("--again", action="store_true", help="measure rows anew that have a result")

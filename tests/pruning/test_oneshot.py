@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from secateur.errors import SecateurError
 from secateur.pruning.budget import Budget
 from secateur.pruning.oneshot import OneShot, first_seconds, prune_oneshot
+from secateur.pruning.trials import Trials
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import find_groups
@@ -96,6 +98,36 @@ def test_uniform_keeps_the_same_fraction_of_every_group(recognizer: Recognizer) 
     kept = [counts.get(name, groups[name].size) / groups[name].size for name in units]
     assert max(kept) - min(kept) < 0.2
     assert not any(counts.get(name, 1) == 0 for name, group in groups.items() if group.size == 1)
+
+
+def test_trials_take_the_plan_that_diverges_least_when_refitted(recognizer: Recognizer) -> None:
+    told: list[str] = []
+    plan, _ = cut(recognizer, score="fisher", progress=lambda stage, _: told.append(stage), trials=6)
+    assert told.count("trying") == 7
+    usual, _ = cut(recognizer, score="fisher")
+    trials = Trials(recognizer, SPEECH, seed=0)
+    assert trials(plan) <= trials(usual)
+    parameters = parameter_cost(find_groups(recognizer.model))
+    assert parameters(plan.counts()) <= 0.5 * parameters.dense
+
+
+def test_a_trial_of_the_whole_model_finds_no_divergence(recognizer: Recognizer) -> None:
+    groups = find_groups(recognizer.model)
+    trials = Trials(recognizer, SPEECH, seed=0)
+    assert trials(PruningPlan.keep(groups, {})) == pytest.approx(0, abs=1e-6)
+    half = {name: range(group.size // 2) for name, group in groups.items() if name.endswith(".units")}
+    assert trials(PruningPlan.keep(groups, half)) > 1e-4
+
+
+def test_a_single_batch_is_enough_for_a_trial(recognizer: Recognizer) -> None:
+    plan = PruningPlan.keep(find_groups(recognizer.model), {"layers.0.conv.channels": [0, 1]})
+    assert Trials(recognizer, SPEECH[:1], seed=0)(plan) > 0
+
+
+def test_trials_need_something_to_share_out() -> None:
+    for settings in ({"trials": -1}, {"trials": 3, "uniform": True}, {"trials": 3, "score": "random"}):
+        with pytest.raises(SecateurError, match="trials"):
+            OneShot(**settings)
 
 
 def test_scores_look_at_no_more_audio_than_they_were_given(

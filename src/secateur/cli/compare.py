@@ -95,6 +95,7 @@ def compare(
     augment: str,
     precision: str,
     score_minutes: float,
+    trials: int,
     refit_minutes: float,
     multiple_of: int,
     min_heads: int,
@@ -110,7 +111,7 @@ def compare(
     """Prune MODEL by every method, with the same speech, time and budgets, and show what each is worth.
 
     Only what goes is decided differently. Whatever score decides, also one whose authors do neither, what is left is
-    refitted in closed form and recovered by distillation alike. `learned` searches before, in a part of the same time.
+    refitted in closed form and recovered by distillation alike. `learned` makes --trials of plans before, in a part of the same time.
     `scratch` keeps the same fraction of everything, drawn at random, and refits nothing: a narrower model, trained anew.
     `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units by itself; recovery is the same.
 
@@ -135,7 +136,7 @@ def compare(
         methods,
         test,
         limit,
-        OneShot(score_minutes=score_minutes, reconstruct_minutes=refit_minutes, seed=seed),
+        OneShot(score_minutes=score_minutes, trials=trials, reconstruct_minutes=refit_minutes, seed=seed),
         Learned(
             minutes=Learned().minutes if minutes is None else minutes,
             steps=steps,

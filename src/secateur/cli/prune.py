@@ -40,6 +40,7 @@ SETTINGS = {
     "method": "method",
     "score": "oneshot.score",
     "score_minutes": "oneshot.score_minutes",
+    "trials": "oneshot.trials",
     "refit_minutes": "oneshot.reconstruct_minutes",
     "uniform": "oneshot.uniform",
     "seed": "oneshot.seed",

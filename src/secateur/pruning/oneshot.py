@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +18,10 @@ from secateur.pruning.reconstruction import reconstruct
 from secateur.pruning.rotation import rotate_heads
 from secateur.pruning.scores import SCORES, Elimination, Scores
 from secateur.pruning.statistics import collect
+from secateur.pruning.trials import Trials
+from secateur.pruning.weighting import USUAL, Weighting, by_trial, numbers, weighted
 from secateur.recognizer import Recognizer, Waveform
+from secateur.speech.sampling import first_batches
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
@@ -31,11 +33,6 @@ SPEECH_WEIGHT = 5.0
 ROTATE_SECONDS = 120.0
 # Of the harm that its share of the logits' energy ascribes to a dimension of a head (docs/notes/oneshot.md).
 WIDTH_HARM = 1.0
-# Harm in the last layer counts e times as much as in the first: later layers are refitted on what earlier ones do wrong, and
-# make up for a part of it, which no estimate at the unpruned model knows (docs/notes/oneshot.md).
-DEPTH = 1.0
-# All layers are refitted on what the front-end does wrong.
-FRONT_END = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,8 @@ class OneShot:
     Attributes:
         score: what decides, one of `scores.SCORES`.
         score_minutes: audio that it looks at.
+        trials: plans that are tried beside the first, each of which shares the budget otherwise between the parts of the model:
+            what is refitted on ten minutes and then diverges least is taken. 0: the first.
         reconstruct_minutes: audio that the remaining weights are refitted on; none with 0.
         uniform: keep the same fraction of every group; the score only chooses which units.
         seed: of everything that is drawn.
@@ -52,6 +51,7 @@ class OneShot:
 
     score: str = "obs"
     score_minutes: float = 10.0
+    trials: int = 0
     reconstruct_minutes: float = 60.0
     uniform: bool = False
     seed: int = 0
@@ -59,6 +59,10 @@ class OneShot:
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise SecateurError(f"there is no score {self.score!r}; choose one of {', '.join(SCORES)}")
+        if self.trials < 0 or (self.trials and (self.uniform or SCORES[self.score].uniform)):
+            raise SecateurError(
+                f"there can be no {self.trials} trials; give 0 or more, and none where all groups keep the same fraction"
+            )
         if self.seed < 0:
             raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")
 
@@ -138,16 +142,52 @@ def decide(
 ) -> Decision:
     """Score units and allocate the budget; the arguments are those of `prune_oneshot`."""
     judgement = judge(recognizer, groups, speech, settings, progress)
-    progress("allocating", 0.0)
-    plan = allocate(
-        groups,
-        judgement.scores,
-        costs,
-        budget,
-        uniform=settings.uniform or SCORES[settings.score].uniform,
-        audio_seconds=audio_seconds,
+    plan = share_out(
+        judgement, groups, costs, budget, speech, settings, progress, audio_seconds=audio_seconds
     )
     return Decision(judgement.teacher, judgement.scores, plan)
+
+
+def share_out(
+    judgement: Judgement,
+    groups: Groups,
+    costs: Mapping[str, CostModel],
+    budget: Budget,
+    speech: Sequence[Sequence[Waveform]],
+    settings: OneShot,
+    progress: Stages,
+    *,
+    audio_seconds: float = 10.0,
+) -> PruningPlan:
+    """Allocate the budget by what units are worth, trying several ways where that is asked for.
+
+    The arguments are those of `prune_oneshot` and what `judge` made of them.
+    """
+    progress("allocating", 0.0)
+
+    def plan(weighting: Weighting) -> PruningPlan:
+        return allocate(
+            groups,
+            weighted(groups, judgement.scores, weighting),
+            costs,
+            budget,
+            uniform=settings.uniform or SCORES[settings.score].uniform,
+            audio_seconds=audio_seconds,
+        )
+
+    usual = USUAL if settings.score == "obs" else {}
+    if not settings.trials:
+        return plan(usual)
+    trials = Trials(judgement.teacher, speech, settings.seed)
+    tried = 0
+
+    def measure(weighting: Weighting) -> float:
+        nonlocal tried
+        progress("trying", tried / (1 + settings.trials))
+        tried += 1
+        return trials(plan(weighting))
+
+    return plan(by_trial(measure, usual, numbers(groups, judgement.scores), settings.trials))
 
 
 def judge(
@@ -188,7 +228,7 @@ def judge(
     )
     scores = score(teacher.model, groups, statistics)
     if settings.score == "obs":
-        scores = with_widths(groups, by_depth(groups, scores), shares)
+        scores = with_widths(groups, scores, shares)
     return Judgement(teacher, scores)
 
 
@@ -228,17 +268,6 @@ def carry_out(
     return Recognizer(student, teacher.features, teacher.tokenizer)
 
 
-def by_depth(groups: Groups, scores: Scores) -> Scores:
-    """Scores whose harms rise with the layer, by e to the power of `DEPTH` from the first to the last one."""
-    last = max(1, len(groups.layers) - 1)
-    factors = {name: math.exp(DEPTH * i / last) for i, name in enumerate(groups.layers)}
-
-    def factor(name: str) -> float:
-        return next((factors[home] for home in (name, *groups[name].inside) if home in factors), FRONT_END)
-
-    return {name: Elimination(each.order, each.rise * factor(name)) for name, each in scores.items()}
-
-
 def with_widths(groups: Groups, scores: Scores, shares: Mapping[str, Tensor]) -> Scores:
     """Scores for the query/key widths of rotated heads too.
 
@@ -261,15 +290,4 @@ def first_seconds(waveforms: Sequence[Waveform], seconds: float, sample_rate: in
             break
         chosen.append(wave)
         seconds -= len(wave) / sample_rate
-    return chosen
-
-
-def first_batches(batches: Sequence[Sequence[Waveform]], samples: float) -> list[Sequence[Waveform]]:
-    """As many of the first batches as reach that many samples."""
-    chosen: list[Sequence[Waveform]] = []
-    for batch in batches:
-        if samples <= 0:
-            break
-        chosen.append(batch)
-        samples -= sum(map(len, batch))
     return chosen

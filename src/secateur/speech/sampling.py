@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from secateur.speech.audio import Waveform
@@ -65,6 +65,17 @@ def spread(corpus: Corpus, count: int) -> Corpus:
     step = max(1, len(entries) // count)
     chosen = entries[::step][:count]
     return Corpus(lambda: iter(chosen))
+
+
+def first_batches(batches: Sequence[Sequence[Waveform]], samples: float) -> list[Sequence[Waveform]]:
+    """As many of the first batches as reach that many samples."""
+    chosen: list[Sequence[Waveform]] = []
+    for batch in batches:
+        if samples <= 0:
+            break
+        chosen.append(batch)
+        samples -= sum(map(len, batch))
+    return chosen
 
 
 def _batches(

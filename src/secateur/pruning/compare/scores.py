@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,10 @@ from time import perf_counter
 from typing import Any
 
 from secateur.errors import SecateurError
-from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
-from secateur.pruning.oneshot import Stages, judge
-from secateur.pruning.scores import SCORES, Elimination
+from secateur.pruning.oneshot import Judgement, Stages, judge, share_out
+from secateur.pruning.scores import Elimination
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.groups import Groups
@@ -49,12 +49,19 @@ class Judge:
         """
         scored = self._scored(settings)
         began = perf_counter()
-        plan = allocate(
+        teacher = self.recognizer
+        if scored["teacher"]:
+            teacher = Recognizer(copy.deepcopy(teacher.model), teacher.features, teacher.tokenizer)
+            teacher.model.load_state_dict(scored["teacher"])
+        scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in scored["scores"].items()}
+        plan = share_out(
+            Judgement(teacher, scores),
             self.groups,
-            {name: Elimination(tuple(order), rise) for name, (order, rise) in scored["scores"].items()},
             costs,
             Budget.parse(settings.keep),
-            uniform=settings.oneshot.uniform or SCORES[settings.oneshot.score].uniform,
+            self.speech,
+            settings.oneshot,
+            self.progress,
             audio_seconds=settings.audio_seconds,
         )
         return {

@@ -11,7 +11,7 @@ from typing import Any
 from secateur.errors import SecateurError
 from secateur.pruning.budget import Budget
 from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
-from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
@@ -21,7 +21,7 @@ from secateur.runs import plain
 LEARNED, SCRATCH = "learned", "scratch"
 
 METHODS = (LEARNED, *SCORES, SCRATCH, TORCH_PRUNING)
-"""What can be compared: the learned method with all its phases; each score, whose plan is refitted and recovered; the
+"""What can be compared: the learned method, with its trials; each score, whose plan is refitted and recovered; the
 same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained anew;
 and what another library does by itself, recovered."""
 
@@ -40,8 +40,8 @@ class CompareSettings:
         methods: which of `METHODS`, or `ALL`.
         test: transcribed speech that what came out is measured on, and nothing else is done with; None: it is not.
         limit: take the first so many utterances of ``valid`` and ``test``; None: all.
-        oneshot: how much speech to score and refit on, and the seed; methods choose the score.
-        learned: length of every run, and how everything is trained; each method has the phases that it has.
+        oneshot: how much speech to score and refit on, and the seed; its score and its trials are those of the learned method.
+        learned: length of every run, and how everything is trained; its phases are those of the learned method.
         audio_seconds: length of the utterance that multiply-accumulates and time are for.
         scope: what may go at all.
         rounds: forward passes of the unpruned and the pruned model, in turns, that are timed.
@@ -69,22 +69,21 @@ class CompareSettings:
 
     def run(self, method: str, budget: str) -> PruneSettings:
         """The settings of one run."""
-        score, left_out = method, {"search"}
+        oneshot, phases = replace(self.oneshot, score=method, trials=0), ("start", "reconstruct", "recover")
         if method == LEARNED:
-            score, left_out = self.oneshot.score, set()
+            oneshot, phases = self.oneshot, self.learned.phases
         elif method == SCRATCH:
-            score, left_out = "random", {"search", "reconstruct"}
+            oneshot, phases = replace(oneshot, score="random"), ("start", "recover")
         elif method == TORCH_PRUNING:
             # Its plan comes from elsewhere.
-            score, left_out = "magnitude", {"start", "search", "reconstruct"}
-        phases = tuple(phase for phase in PHASES if phase not in left_out)
+            oneshot, phases = replace(oneshot, score="magnitude"), ("recover",)
         return PruneSettings(
             self.model,
             self.data,
             budget,
             valid=self.valid,
             valid_limit=self.limit,
-            oneshot=replace(self.oneshot, score=score),
+            oneshot=oneshot,
             learned=replace(self.learned, phases=phases),
             audio_seconds=self.audio_seconds,
             scope=self.scope,
