@@ -56,7 +56,7 @@ def settings(model: Path, speech: Path) -> MakeSettings:
         learned = Learned(
             steps=2, search_share=0.5, batch_seconds=1.0, precision="float32", valid_utterances=0
         )
-        oneshot = OneShot(score_minutes=0.02, reconstruct_minutes=0.03)
+        oneshot = OneShot(score_minutes=0.02, trials=1, reconstruct_minutes=0.03)
         chosen = {"limit": 2, "oneshot": oneshot, "learned": learned, "audio_seconds": 2.0, "rounds": 2}
         return CompareSettings(model, speech, speech, keep, methods, **chosen | others)
 
@@ -98,12 +98,13 @@ def test_only_what_decides_differs_between_methods(everything: tuple[Path, Compa
     rows = comparison.rows[:-1]
     runs = {row.method: PruneSettings.from_yaml(out / row.name / "run.yaml") for row in rows}
     scratch, learned = runs.pop("scratch"), runs.pop("learned")
-    assert learned.learned.phases == ("start", "search", "reconstruct", "recover")
+    assert learned.learned.phases == Learned().phases
+    assert learned.oneshot.trials == 1
     for method, run in runs.items():
         assert run.oneshot.score == method
         assert run.learned.phases == ("start", "reconstruct", "recover")
         assert run == replace(learned, oneshot=run.oneshot, learned=run.learned)
-        assert replace(run.oneshot, score="obs") == learned.oneshot
+        assert replace(run.oneshot, score="obs", trials=1) == learned.oneshot
     assert (scratch.oneshot.score, scratch.learned.phases) == ("random", ("start", "recover"))
     assert {sum(row.steps.values()) for row in rows} == {2}
     assert all({"start", "recover", "prune"} <= row.seconds.keys() for row in rows)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import mul
 
+import numpy as np
 import torch
 
 from secateur.pruning.distillation import Distillation, Distiller, Taught
@@ -57,4 +57,4 @@ class Trials:
                 distiller(inputs, taught=taught)[1]["output"]
                 for inputs, taught in zip(self._judged, self._taught, strict=True)
             ]
-        return sum(map(mul, divergences, frames)) / sum(frames)
+        return float(np.average(divergences, weights=frames))

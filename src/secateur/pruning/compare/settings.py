@@ -69,14 +69,15 @@ class CompareSettings:
 
     def run(self, method: str, budget: str) -> PruneSettings:
         """The settings of one run."""
-        oneshot, phases = replace(self.oneshot, score=method, trials=0), ("start", "reconstruct", "recover")
-        if method == LEARNED:
-            oneshot, phases = self.oneshot, self.learned.phases
-        elif method == SCRATCH:
-            oneshot, phases = replace(oneshot, score="random"), ("start", "recover")
-        elif method == TORCH_PRUNING:
-            # Its plan comes from elsewhere.
-            oneshot, phases = replace(oneshot, score="magnitude"), ("recover",)
+        oneshot, phases = self.oneshot, self.learned.phases
+        if method != LEARNED:
+            phases, score = ("start", "reconstruct", "recover"), method
+            if method == SCRATCH:
+                phases, score = ("start", "recover"), "random"
+            elif method == TORCH_PRUNING:
+                # Its plan comes from elsewhere.
+                phases, score = ("recover",), "magnitude"
+            oneshot = replace(oneshot, score=score, trials=0)
         return PruneSettings(
             self.model,
             self.data,
