@@ -21,7 +21,6 @@ from secateur.pruning.distillation import check_teacher
 from secateur.pruning.learned import LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.settings import PruneSettings
-from secateur.pruning.trials import TRIAL_MINUTES
 from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
 from secateur.recognizer import Recognizer, load
 from secateur.runs import Stopwatch, environment
@@ -257,9 +256,8 @@ def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:
 
 
 def sampled(oneshot: OneShot, recognizer: Recognizer) -> tuple[float, float]:
-    """Speech to score, to try plans and to refit on: its minutes, and the seconds of a batch."""
-    tried = TRIAL_MINUTES if oneshot.trials else 0.0
-    minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes, tried)
+    """Speech to score and refit on: its minutes, and the seconds of a batch."""
+    minutes = max(oneshot.score_minutes, oneshot.reconstruct_minutes)
     return minutes, BATCH_SECONDS if recognizer.pads_cleanly else ONE_BY_ONE
 
 

@@ -18,8 +18,6 @@ from secateur.structure.slicing import slice_model
 REFIT_SECONDS, JUDGED_SECONDS = 600.0, 300.0
 """Speech that a plan is refitted on, and speech that it is judged by; where there is less, a third is for judging."""
 
-TRIAL_MINUTES = (REFIT_SECONDS + JUDGED_SECONDS) / 60
-
 
 class Trials:
     """How far a plan's outputs diverge from the unpruned model's, frames of speech before blanks, once it is refitted.

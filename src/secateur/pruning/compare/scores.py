@@ -96,6 +96,6 @@ class Judge:
 
 def _asked(settings: PruneSettings) -> dict[str, Any]:
     """Those of a run's settings that its scores depend on."""
-    plain = settings.plain()
+    plain = settings.changed({"oneshot.trials": 0}).plain()
     names = ("model", "data", "oneshot", "scope")
     return {name: plain[name] for name in names}
