@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from secateur import PruneSettings, evaluate, load, prune
 from secateur.pruning.compare import run_name
 from secateur.pruning.oneshot import OneShot
 
-BUDGETS = ("params=70%", "params=50%", "params=50%,macs=50%", "macs=50%")
+BUDGETS = ("params=70%", "params=50%", "params=50%,macs=50%", "params=70%,macs=70%", "macs=50%")
 METHODS = ("oneshot", "magnitude")
 
 
@@ -25,9 +25,10 @@ def settings_of(method: str, options: argparse.Namespace) -> OneShot:
     """The command's defaults, or the smallest magnitudes go and nothing is refitted."""
     if method == "magnitude":
         return OneShot(score="magnitude", reconstruct_minutes=0, seed=options.seed)
+    chosen = OneShot(trials=options.trials, seed=options.seed)
     if options.minutes is None:
-        return OneShot(seed=options.seed)
-    return OneShot(score_minutes=options.minutes, reconstruct_minutes=options.minutes, seed=options.seed)
+        return chosen
+    return replace(chosen, score_minutes=options.minutes, reconstruct_minutes=options.minutes)
 
 
 def prune_row(budget: str, method: str, folder: Path, options: argparse.Namespace) -> Figures:
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--budgets", nargs="+", default=BUDGETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--trials", type=int, default=0, help="plans to try beside the first")
     parser.add_argument("--publish", action="store_true", help="measure on test too")
     parser.add_argument("--again", action="store_true", help="measure rows anew that have a result")
     parser.add_argument("--seed", type=int, default=0)
