@@ -29,10 +29,7 @@ def demonstrate(options: Sequence[str]) -> Figures:
     return {
         "seconds": round(ran.seconds, 1),
         "peak_memory_mb": round(ran.peak_memory_mb),
-        **{
-            name: shown[name]
-            for name in ("kept", "forward_ratio", "comparison", "wall_seconds", "phase_seconds")
-        },
+        **{name: shown[name] for name in ("kept", "forward", "comparison", "wall_seconds", "phase_seconds")},
         **{name: {k: v for k, v in shown[name].items() if k != "worst"} for name in ("before", "after")},
         "heard": [{k: v for k, v in each.items() if k != "file"} for each in shown["sentences"]],
     }

@@ -167,10 +167,11 @@ def demo(results: Results) -> str:
     if figures is None:
         return ""
     before, after = figures["before"], figures["after"]
+    ratio = figures["forward"]["ratio"]["median"] if "forward" in figures else figures["forward_ratio"]
     text = (
         f"`secateur demo` took {figures['seconds'] / 60:.1f} min, the making of its speech included: "
         f"{millions(before['params'])} parameters to {millions(after['params'])}, {millions(before['macs_per_second'])} MACs / s "
-        f"to {millions(after['macs_per_second'])}, a forward pass to {figures['forward_ratio']:.2f} of its time, and "
+        f"to {millions(after['macs_per_second'])}, a forward pass to {ratio:.2f} of its time, and "
         f"{percent(before['wer'])} WER to {percent(after['wer'])} on {before['utterances']} utterances of voices and sentences "
         "that neither model was trained on."
     )

@@ -238,7 +238,10 @@ def test_pruned_models_stand_below_the_unpruned_one(benchmarks: None, tmp_path: 
 def test_the_demo_has_a_sentence_of_its_own(benchmarks: None, tmp_path: Path) -> None:
     readme = importlib.import_module("benchmarks.readme")
     measured = WER | COSTS | {"utterances": 200}
-    write(tmp_path, made_up("demo", seconds=90, forward_ratio=0.6, before=measured, after=measured))
+    write(
+        tmp_path,
+        made_up("demo", seconds=90, forward={"ratio": {"median": 0.6}}, before=measured, after=measured),
+    )
     assert "`secateur demo` took 1.5 min" in readme.section(tmp_path)
     assert "human" not in readme.section(tmp_path)
     write(tmp_path, made_up("demo_an4", **WER))

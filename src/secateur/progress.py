@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+TARGET = "target of "
+"""What the name of a figure begins with that another one, of the name after it, is to come to at the step."""
+
 
 class ProgressBar:
     """What long work reports to; a context manager, silent where nobody would see it.

@@ -72,7 +72,7 @@ def test_the_demo_halves_the_model_and_shows_what_both_heard(shown: tuple[Path, 
     figures = json.loads((out.parent / "figures.json").read_text(encoding="utf-8"))
     assert figures["kept"]["params"] <= 0.5
     assert figures["kept"]["macs_per_second"] <= 0.5
-    assert figures["forward_ratio"] > 0
+    assert figures["forward"]["ratio"]["median"] > 0
     for sentence in figures["sentences"]:
         assert sentence["said"] in result.stdout
         wave, rate = soundfile.read(sentence["file"])

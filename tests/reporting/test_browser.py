@@ -101,6 +101,14 @@ def test_a_page_is_drawn_without_a_complaint_or_a_request(page: Path, browse: Br
     assert picture.stat().st_size > 50_000  # An empty page of that size takes 10 kB.
 
 
+def test_a_page_is_printed(page: Path, browse: Browse, tmp_path: Path) -> None:
+    sheets = tmp_path / "page.pdf"
+    assert browse(page, f"--print-to-pdf={sheets}").console == []
+    printed = sheets.read_bytes()
+    assert printed.startswith(b"%PDF")
+    assert len(printed) > 20_000
+
+
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, True)], ids=["narrow", "wide and dark"])
 def test_a_page_fits_its_window(page: Path, browse: Browse, tmp_path: Path, width: int, dark: bool) -> None:
     frame = tmp_path / "frame.html"

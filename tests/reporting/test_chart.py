@@ -64,6 +64,14 @@ def test_a_curve_of_few_points_stays_in_its_field(points: list[tuple[float, floa
     assert "the limit is 0.4" in chart.summary
 
 
+def test_what_a_figure_was_to_come_to_is_drawn_beside_it() -> None:
+    chart = curve("params", [(0.0, 1.0), (4.0, 0.7)], text, target=[(0.0, 0.9), (4.0, 0.5)])
+    line, target = places(chart.line), places(chart.target)
+    assert [x for x, _ in target] == [x for x, _ in line]
+    assert all(below > above for (_, above), (_, below) in zip(line, target, strict=True))
+    assert curve("loss", [(0.0, 1.0), (4.0, 0.7)], text).target == ""
+
+
 def test_the_trade_off_joins_what_no_other_beats() -> None:
     dots = [Dot(100, 0.05, "whole"), Dot(50, 0.10, "half"), Dot(49.9, 0.9, "bad"), Dot(70, 0.2, "worse")]
     chart = trade_off("WER", "parameters", dots, (text, text))

@@ -60,7 +60,30 @@ def test_the_page_of_a_run_says_what_was_asked_and_what_came_out(make_result: Ma
 
 def test_the_command_that_repeats_the_run_can_be_pasted(make_result: MakeResult) -> None:
     folder = make_result("my model")
-    assert f"secateur prune --config '{folder}/run.yaml' --out again" in str(Text(run_page(folder)))
+    command = f"secateur prune --config '{folder}/run.yaml' --out again"
+    assert command in str(Text(run_page(folder)))
+    assert f"{command} --device" not in str(Text(run_page(folder)))
+    on_another = make_result("another", environment={"device": "cuda:0", "dtype": "bfloat16"})
+    command = f"secateur prune --config {on_another}/run.yaml --out again"
+    assert f"{command} --device cuda:0 --dtype bfloat16" in str(Text(run_page(on_another)))
+
+
+def test_a_run_that_no_file_says_how_to_repeat_is_not_said_to_be_repeatable(make_result: MakeResult) -> None:
+    folder = make_result()
+    (folder / "run.yaml").unlink()
+    text = str(Text(run_page(folder)))
+    assert "--config" not in text
+    assert "the folder holds no run.yaml" in text
+
+
+def test_time_that_was_measured_in_turns_is_what_a_page_shows(make_result: MakeResult) -> None:
+    spread = {"low": 0.1, "high": 0.3}
+    forward = {"before": {"median": 0.2504, **spread}, "after": {"median": 0.1252, **spread},
+               "ratio": {"median": 0.49, **spread}}  # fmt: skip
+    text = str(Text(run_page(make_result(forward=forward))))
+    assert "Time of a forward pass 125.2 ms of 250.4 ms" in text
+    assert "Forward pass, measured in turns 250.4 ms 125.2 ms 49.0 %" in text
+    assert "Time to hear a second" not in text
 
 
 def test_each_unit_says_its_numbers_when_pointed_at(make_result: MakeResult) -> None:

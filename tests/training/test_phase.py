@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.progress import ProgressBar
+from secateur.progress import TARGET, ProgressBar
 from secateur.training import trainer
 from secateur.training.feed import Batch
 from secateur.training.phase import run_phase
@@ -49,7 +49,7 @@ class Weight:
 
     def loss(self, _batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
         loss = (self.weight - 1).square().sum()
-        return loss, {"loss": float(loss.detach()), "params": 1 - share / 2}
+        return loss, {"loss": float(loss.detach()), "params": 1 - share / 2, f"{TARGET}params": 0.5}
 
     def stepped(self) -> None:
         pass
@@ -102,7 +102,7 @@ def run(
 
 def test_every_row_is_logged_as_it_comes_and_figures_are_shown_with_their_targets() -> None:
     progress, rows = Watched(), Rows()
-    done = run(Workspace(None), progress, rows, validate=lambda: 0.25, targets={"params": 0.5, "macs": 0.6})
+    done = run(Workspace(None), progress, rows, validate=lambda: 0.25)
     assert rows == [("recover", row) for row in done.history]
     assert progress.begun == [("recover", 8, 0)]
     assert progress.shown[4] == {"loss": progress.shown[4]["loss"], "params": "0.75 → 0.5", "WER": "25.00%"}

@@ -75,7 +75,6 @@ def demo(
     with resumable(pruned), ProgressBar("demo", quiet=quiet) as progress:
         shown = demo(out, asked, device=device, progress=progress, tell=say)
     heard = [(sentence.file.name, sentence.said, sentence.heard) for sentence in shown.sentences]
-    ratio = shown.report["forward_ratio"]
     figures = shown.report | {
         "sentences": [
             {"file": str(each.file), "said": each.said} | dict(zip(MODELS, each.heard, strict=True))
@@ -89,7 +88,6 @@ def demo(
         "",
         sentences_table(heard, MODELS),
         "",
-        f"A forward pass over ten seconds takes {ratio:.0%} of the time that it took.",
         f"The sentences are in {shown.sentences[0].file.parent}, the pruned model in {pruned}.",
         drawn(pruned),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from secateur.cli.common import finish, load_model, model_options
@@ -46,6 +48,12 @@ def inspect(
     from secateur.structure.inspect import inspect
 
     recognizer = load_model(model, device, dtype, threads)
-    with ProgressBar("inspecting", quiet=quiet):
-        inspection = inspect(recognizer, seconds=seconds, batch=batch, measure=measure)
+    with ProgressBar("inspecting", quiet=quiet) as progress:
+        inspection = inspect(
+            recognizer,
+            seconds=seconds,
+            batch=batch,
+            measure=measure,
+            progress=partial(progress.stage, "timing"),
+        )
     finish({"model": model, **inspection.to_json()}, json_file, inspection_table(inspection, depth))

@@ -11,7 +11,6 @@ import soundfile
 import torch
 
 from secateur.errors import SecateurError, reason
-from secateur.evaluation.forward import time_forward
 from secateur.progress import ProgressBar
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
@@ -23,7 +22,7 @@ from secateur.speech.corpus import open_corpus
 from secateur.structure.checkpoint import check_free
 
 MODEL = Path(__file__).with_name("tiny")
-"""A Conformer-CTC of 2.8 million parameters that heard the synthetic corpus alone; docs/train.md says how it was made."""
+"""A Conformer-CTC of 2.9 million parameters that heard the synthetic corpus alone; docs/train.md says how it was made."""
 
 PRUNED, SENTENCES = "pruned", "sentences"
 """What is in the demo's folder: the pruned model, and the sentences that are shown."""
@@ -33,9 +32,6 @@ TRAIN, TEST = "synthetic:train:1000", "synthetic:test:200"
 SHOWN = 5
 LONGEST_SECONDS = 6.0
 """Sentences that are shown are no longer than that, so that they fit into a line of a terminal or two."""
-
-TIMED_SECONDS = 10.0
-ROUNDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +54,7 @@ class Demo:
     """What came of it.
 
     Attributes:
-        report: of the pruning, with ``forward_ratio``: how much time the pruned model takes for each second of the
-            unpruned one, measured in turns.
+        report: of the pruning.
         sentences: some that neither model was trained on.
     """
 
@@ -112,17 +107,16 @@ def demo(
     check_free(folder / PRUNED)
     _make(folder / SENTENCES)
     dense = load(asked.model, device=device, dtype=torch.float32)
-    progress.begin("speaking")
-    for data in (asked.data, asked.valid):
+    speech = [str(asked.data), str(asked.valid or TEST)]
+    # Its names end with how many utterances there are.
+    progress.begin("speaking", total=sum(int(data.rpartition(":")[2]) for data in speech))
+    for data in speech:
         # Here rather than where it is first read, so that everybody sees what takes the time.
-        for _ in open_corpus(data or TEST):
+        for _ in open_corpus(data):
             progress.advance()
     pruned = prune(asked, folder / PRUNED, recognizer=dense, progress=progress, tell=tell)
-    progress.begin("timing")
-    timings = time_forward(dense, pruned.recognizer, seconds=TIMED_SECONDS, rounds=ROUNDS)
     sentences = listen(dense, pruned.recognizer, asked.valid or TEST, folder / SENTENCES)
-    ratio = timings.ratio("after", "before").median
-    return Demo(pruned.report | {"forward_ratio": round(ratio, 3)}, sentences)
+    return Demo(pruned.report, sentences)
 
 
 def listen(before: Recognizer, after: Recognizer, data: str | Path, folder: Path) -> list[Sentence]:

@@ -402,7 +402,6 @@ class LearnedMethod:
                 self.progress,
                 validate=validate if self.validate is not None else None,
                 log=self.log,
-                targets=dict(zip(self.limited, self.targets, strict=True)),
             )
         # The time that earlier runs took for the phase.
         self._before += done.before

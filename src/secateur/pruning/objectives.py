@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.progress import TARGET
 from secateur.pruning.constraint import Constraints
 from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import Distiller
@@ -74,6 +75,8 @@ class Search(Recovery):
         fractions = self.fractions()
         self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
         terms |= dict(zip(self.costs, self._fractions.tolist(), strict=True))
+        targets = self.constraints.target(self._warmed).tolist()
+        terms |= {f"{TARGET}{name}": target for name, target in zip(self.costs, targets, strict=True)}
         return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
 
     def stepped(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from secateur.evaluation.comparison import compare
 from secateur.evaluation.evaluate import evaluate
+from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
@@ -37,6 +38,9 @@ from secateur.training.workspace import Workspace
 
 ONE_BY_ONE = 1e-3
 """Seconds of a batch that no two utterances fit into."""
+
+ROUNDS = 10
+"""Forward passes of the unpruned and the pruned model, in turns, that are timed."""
 
 CHANGED = 6
 """Utterances that a report quotes because they are heard worse than before, and as many because better."""
@@ -122,8 +126,15 @@ def prune(
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
                 scored.append(evaluate(smaller, valid, progress=progress))
+        with clock.time("time"):
+            progress.begin("timing")
+            timings = time_forward(dense, smaller, seconds=settings.audio_seconds, rounds=ROUNDS)
         report = _report(settings, budget, groups, plan, costs, scored) | {
             **told,
+            "forward": {
+                **{name: asdict(timings.of(name)) for name in ("before", "after")},
+                "ratio": asdict(timings.ratio("after", "before")),
+            },
             "skipped": skips.skipped,
             "wall_seconds": clock.seconds,
             "environment": environment()
@@ -188,7 +199,12 @@ class _Task:
         dense = _in_full(self.dense)
         with self.clock.time("read"):
             self.progress.begin("reading speech")
-            everything = pool or SpeechPool.read(self.data, dense.sample_rate, skips=self.skips)
+            everything = pool or SpeechPool.read(
+                self.data,
+                dense.sample_rate,
+                skips=self.skips,
+                progress=lambda utterances, seconds: self.progress.advance(utterances, audio_seconds=seconds),
+            )
             rest, validate = self._validation(everything, valid, teacher or dense)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)

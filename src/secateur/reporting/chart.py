@@ -108,6 +108,7 @@ class Chart:
         band: the outline of what the line is the mean of.
         dots: points of their own.
         rule: a level to compare with, and its text.
+        target: what the line was to follow: its points, joined.
         height: of the field.
     """
 
@@ -120,6 +121,7 @@ class Chart:
     band: str = ""
     dots: tuple[Dot, ...] = ()
     rule: tuple[float, str] | None = None
+    target: str = ""
     height: float = HEIGHT
 
 
@@ -131,13 +133,18 @@ def curve(
     zero: bool = False,
     spread: bool = False,
     limit: float | None = None,
+    target: Sequence[Point] = (),
 ) -> Chart:
-    """A figure by step, with the level that it may not be above; for ``zero`` and ``spread`` see `Axis.over`."""
+    """A figure by step, with the level that it may not be above in the end, and what it was to come to at each step.
+
+    For ``zero`` and ``spread`` see `Axis.over`.
+    """
     last = points[-1]
     across = Axis.over([0.0, *(x for x, _ in points)])
     # What lies beyond the last step is empty.
     across = Axis(across.low, last[0] or 1.0, tuple(m for m in across.marks if m <= (last[0] or 1.0)))
-    up = Axis.over([*(y for _, y in points), *([] if limit is None else [limit])], zero=zero, spread=spread)
+    heights = [*(y for _, y in [*points, *target]), *([] if limit is None else [limit])]
+    up = Axis.over(heights, zero=zero, spread=spread)
     x, y = _places(across, up)
     summary = (
         f"{title} from {form(points[0][1])} at step {points[0][0]:g} to {form(last[1])} at step {last[0]:g}"
@@ -158,6 +165,7 @@ def curve(
         if few and len(points) <= BINS // 3
         else (),
         rule=None if limit is None else (y(limit), f"limit {form(limit)}"),
+        target=_joined((x(a), y(b)) for a, b in target),
     )
 
 

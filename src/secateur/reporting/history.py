@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from secateur.reporting.chart import Chart, curve
+from secateur.progress import TARGET
+from secateur.reporting.chart import Chart, Point, curve
 from secateur.reporting.numbers import rounded_percent
 from secateur.reporting.result import COSTS
 
@@ -36,12 +37,12 @@ def phases(
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> list[Chart]:
-    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    names = dict.fromkeys(
+        name for row in rows for name in row if name != "step" and not name.startswith(TARGET)
+    )
     charts = []
     for name in sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else 99):
-        points = [(float(row["step"]), float(row[name])) for row in rows if name in row]
-        # A loss that is no number has no place on a chart.
-        points = [point for point in points if isfinite(point[1])]
+        points = _points(rows, name)
         if not points:
             continue
         fraction = name in COSTS or name == "WER"
@@ -54,6 +55,13 @@ def _charts(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> l
                 # It falls through orders of magnitude, and what matters is at the end.
                 spread=name == "loss",
                 limit=limits.get(COSTS[name]) if name in COSTS else None,
+                target=_points(rows, TARGET + name),
             )
         )
     return charts
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[Point]:
+    """A figure by step; one that is no number has no place on a chart."""
+    points = [(float(row["step"]), float(row[name])) for row in rows if name in row]
+    return [point for point in points if isfinite(point[1])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
 from pathlib import Path
@@ -50,7 +49,7 @@ def _pruning_page(result: Result) -> str:
         phases=phases(result.report.get("history") or {}, limits),
         looks=_looks(result),
         quotes=_quotes(result),
-        command=f"secateur prune --config {shlex.quote(str(result.folder / 'run.yaml'))} --out again",
+        command=result.command("prune"),
     )
 
 

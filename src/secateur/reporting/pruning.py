@@ -16,7 +16,7 @@ def pruning_table(report: dict[str, Any]) -> RenderableType:
     """What `rich` prints of a report of `secateur.pruning.prune`."""
     table = Table.grid(padding=(0, 3))
     table.add_row("", "before", "after", "kept", style="bold")
-    for row in _figures(report["before"], report["after"]):
+    for row in _figures(report):
         table.add_row(*row)
     parts: list[RenderableType] = [table]
     if "comparison" in report:
@@ -27,7 +27,9 @@ def pruning_table(report: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _figures(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def _figures(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    before, after = report["before"], report["after"]
+
     def kept(name: str) -> str:
         return f"{after[name] / before[name]:.1%}"
 
@@ -36,6 +38,9 @@ def _figures(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[st
     yield "MACs per second of audio", short(before[name]), short(after[name]), kept(name)
     if "latency" in before:
         yield "latency", f"{before['latency']:.4f} s", f"{after['latency']:.4f} s", kept("latency")
+    if "forward" in report:
+        was, now = (f"{1000 * report['forward'][side]['median']:.1f} ms" for side in ("before", "after"))
+        yield "forward pass", was, now, f"{report['forward']['ratio']['median']:.1%}"
     if "wer" in before:
         yield "WER", f"{before['wer']:.2%}", f"{after['wer']:.2%}", ""
         yield "real-time factor", f"{before['rtf']:.4f}", f"{after['rtf']:.4f}", kept("rtf")

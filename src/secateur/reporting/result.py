@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ REPORT, RUN = "report.json", "run.yaml"
 
 COSTS = {"params": "params", "macs": "macs_per_second", "latency": "latency"}
 """What a budget can limit, and how a report calls that figure."""
+
+USUAL = {"device": "cpu", "dtype": "float32"}
+"""Where and in what a run computes that says nothing of it."""
 
 HEARD = ("wer", "cer", "rtf", "rtf_model", "audio_seconds", "utterances")
 """What was measured where there was speech to measure on."""
@@ -44,6 +48,17 @@ class Run:
     def name(self) -> str:
         """What the folder is called."""
         return self.folder.absolute().name
+
+    def command(self, verb: str) -> str | None:
+        """What is typed to do it again, on the same device and in the same precision; None where no file says how it was done."""
+        if not self.run:
+            return None
+        words = ["secateur", verb, "--config", str(self.folder / RUN), "--out", "again"]
+        ran_on = self.report.get("environment") or {}
+        for name, usual in USUAL.items():
+            if (value := ran_on.get(name, usual)) != usual:
+                words += [f"--{name}", str(value)]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)

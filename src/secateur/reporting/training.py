@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from secateur.reporting.history import phases
 from secateur.reporting.quotes import Quote, quotes, recordings
 from secateur.reporting.rendering import render
-from secateur.reporting.result import RUN, Training
+from secateur.reporting.result import Training
 
 QUOTES = 6
 """Of the utterances with the most errors, how many are shown."""
@@ -36,7 +35,7 @@ def training_page(training: Training) -> str:
         phases=phases(report.get("history") or {}, {}),
         kept=_kept(training),
         quotes=_quotes(training),
-        command=f"secateur train --config {shlex.quote(str(training.folder / RUN))} --out again",
+        command=training.command("train"),
     )
 
 

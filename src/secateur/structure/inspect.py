@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -159,6 +159,7 @@ def inspect(
     batch: int = 1,
     measure: bool = True,
     runs: int = 9,
+    progress: Callable[[float], object] | None = None,
 ) -> Inspection:
     """Count parameters and multiply-accumulates of every part of a model, and measure its time.
 
@@ -171,6 +172,7 @@ def inspect(
         batch: Utterances at once while time is measured.
         measure: Measure time at all.
         runs: Forward passes that are timed.
+        progress: Told the share of the forward passes that are done, after each.
 
     Raises:
         SecateurError: The utterance is too short to give the model one frame.
@@ -187,7 +189,7 @@ def inspect(
         ) from error
     with torch_threads(threads):
         used = torch.get_num_threads()
-        milliseconds = _milliseconds(recognizer, seconds, batch, runs) if measure else {}
+        milliseconds = _milliseconds(recognizer, seconds, batch, runs, progress or float) if measure else {}
     root = _part(model, "", "other", macs, milliseconds)
     return Inspection(type(model).__name__, seconds, batch, used, root)
 
@@ -222,17 +224,20 @@ def _kind(key: str, module: nn.Module, inherited: str) -> str:
     return _KIND_OF_NAME.get(key, inherited) if inherited == "other" else inherited
 
 
-def _milliseconds(recognizer: Recognizer, seconds: float, batch: int, runs: int) -> dict[str, float]:
+def _milliseconds(
+    recognizer: Recognizer, seconds: float, batch: int, runs: int, progress: Callable[[float], object]
+) -> dict[str, float]:
     """Median milliseconds of every module's forward pass, on noise."""
     samples = round(seconds * recognizer.sample_rate)
     noise = np.random.default_rng(0).normal(scale=0.1, size=(batch, samples)).astype(np.float32)
     inputs = recognizer.prepare(list(noise))
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
-        for _ in range(_WARM_UP_RUNS + runs):
+        for done in range(1, 1 + _WARM_UP_RUNS + runs):
             with _clocks(recognizer.model) as spent:
                 recognizer.model(**inputs)
             rounds.append(spent)
+            progress(done / (_WARM_UP_RUNS + runs))
     return {name: 1e3 * median(spent[name] for spent in rounds[_WARM_UP_RUNS:]) for name in rounds[-1]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from secateur.progress import ProgressBar
+from secateur.progress import TARGET, ProgressBar
 from secateur.training.feed import Feed
 from secateur.training.trainer import Loop, Objective, Progress, Trainer
 from secateur.training.workspace import Workspace
@@ -25,7 +25,6 @@ def run_phase(
     *,
     validate: Callable[[], float] | None = None,
     log: Log | None = None,
-    targets: Mapping[str, float] | None = None,
 ) -> Progress:
     """Train to the end of the phase, from where an earlier run left it.
 
@@ -39,13 +38,11 @@ def run_phase(
         progress: shows it.
         validate: measures what is trained; None: nothing is measured.
         log: given what is new in the history after each step; what an earlier run was given is left out.
-        targets: what figures are to come to, shown beside them.
 
     Raises:
         SecateurError: the loss is not finite any more, or what an earlier run left is damaged.
         KeyboardInterrupt: after the step that was being done, and after what is done has been written.
     """
-    targets = targets or {}
     logged = 0
 
     def report(at: Progress, seconds: float, figures: Mapping[str, float]) -> None:
@@ -55,9 +52,10 @@ def run_phase(
                 log(name, row)
         logged = len(at.history)
         progress.total = at.total
-        shown = {figure: f"{value:.3g}" for figure, value in figures.items()}
-        for figure in targets.keys() & shown.keys():
-            shown[figure] += f" → {targets[figure]:.3g}"
+        shown = {each: f"{value:.3g}" for each, value in figures.items() if not each.startswith(TARGET)}
+        for each in shown:
+            if TARGET + each in figures:
+                shown[each] += f" → {figures[TARGET + each]:.3g}"
         errors = [row["WER"] for row in at.history if "WER" in row]
         if errors:
             shown["WER"] = f"{errors[-1]:.2%}"

@@ -133,7 +133,12 @@ class _Same:
     @cached_property
     def pool(self) -> SpeechPool:
         self.progress.begin("reading speech")
-        return SpeechPool.read(open_corpus(self.settings.data), self.recognizer.sample_rate, skips=self.skips)
+        return SpeechPool.read(
+            open_corpus(self.settings.data),
+            self.recognizer.sample_rate,
+            skips=self.skips,
+            progress=lambda utterances, seconds: self.progress.advance(utterances, audio_seconds=seconds),
+        )
 
     @cached_property
     def judge(self) -> Judge:
