@@ -332,6 +332,13 @@ def damaged(**changes: Any) -> Callable[[MakeReport], str]:
     return lambda make: json.dumps(make(**changes))
 
 
+def test_a_folder_of_results_leads_to_them(make_result: MakeResult) -> None:
+    one, two = make_result("one"), make_result("two")
+    with pytest.raises(SecateurError, match="holds no report.json: give") as refused:
+        run_page(one.parent)
+    assert str(refused.value).endswith(f"give {one} {two}")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -121,9 +121,10 @@ def read(folder: str | Path) -> Result | Training:
     """
     folder = Path(folder)
     if not (folder / REPORT).is_file():
-        raise SecateurError(
-            f"{folder} holds no {REPORT}: give a folder that `secateur prune` has written, or `secateur train`"
-        )
+        # A demo and a comparison have their results in folders of their own.
+        inside = sorted(str(report.parent) for report in folder.glob(f"*/{REPORT}"))
+        what = " ".join(inside) or "a folder that `secateur prune` has written, or `secateur train`"
+        raise SecateurError(f"{folder} holds no {REPORT}: give {what}")
     run = ""
     with sound(folder / RUN):
         if (folder / RUN).is_file():
