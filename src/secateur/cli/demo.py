@@ -38,7 +38,7 @@ def _best_device() -> str:
 @click.option(
     "--minutes",
     type=click.FloatRange(0, min_open=True),
-    default=1.5,
+    default=2.0,
     show_default=True,
     help="Time for the pruning itself; more hears better.",
 )
