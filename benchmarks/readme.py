@@ -167,7 +167,7 @@ def demo(results: Results) -> str:
     if figures is None:
         return ""
     before, after = figures["before"], figures["after"]
-    ratio = figures["forward"]["ratio"]["median"] if "forward" in figures else figures["forward_ratio"]
+    ratio = figures["forward"]["ratio"]["median"]
     text = (
         f"`secateur demo` took {figures['seconds'] / 60:.1f} min, the making of its speech included: "
         f"{millions(before['params'])} parameters to {millions(after['params'])}, {millions(before['macs_per_second'])} MACs / s "
