@@ -111,7 +111,7 @@ def compare(
     """Prune MODEL by every method, with the same speech, time and budgets, and show what each is worth.
 
     Only what goes is decided differently. Whatever score decides, also one whose authors do neither, what is left is
-    refitted in closed form and recovered by distillation alike. `learned` makes --trials of plans before, in a part of the same time.
+    refitted in closed form and recovered by distillation alike. `learned` tries plans before (--trials), in a part of the same time.
     `scratch` keeps the same fraction of everything, drawn at random, and refits nothing: a narrower model, trained anew.
     `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units by itself; recovery is the same.
 

@@ -22,7 +22,8 @@ REFIT_SECONDS, JUDGED_SECONDS = 600.0, 300.0
 class Trials:
     """How far a plan's outputs diverge from the unpruned model's, frames of speech before blanks, once it is refitted.
 
-    That needs no transcripts and no training, and says which of two plans will be better once trained (docs/notes/learned.md).
+    That needs no transcripts and no training. It says which of two plans is better refitted; after long training little of the
+    difference is left (docs/notes/learned.md).
 
     Args:
         teacher: the unpruned recogniser.
