@@ -51,10 +51,11 @@ def test_none_changes_nothing() -> None:
 def test_augmentations_have_names() -> None:
     assert [Augmentation.of(name) for name in AUGMENTATIONS] == [
         Augmentation.speeds(),
+        Augmentation.masks(),
         Augmentation(),
         Augmentation.none(),
     ]
-    with pytest.raises(SecateurError, match="no augmentation 'loud'; give speeds, all, none"):
+    with pytest.raises(SecateurError, match="no augmentation 'loud'; give speeds, masks, all, none"):
         Augmentation.of("loud")
 
 

@@ -147,8 +147,12 @@ def test_held_audio_takes_two_bytes_a_sample_and_clips_what_is_beyond_full_scale
 
 def test_progress_is_told_of_all_that_was_decoded(tmp_path: Path) -> None:
     told: list[tuple[int, float]] = []
+
+    def tell(utterances: int, /, *, audio_seconds: float) -> None:
+        told.append((utterances, audio_seconds))
+
     corpus = open_corpus(sounds(tmp_path, 1.0, 3.0, 2.0))
-    SpeechPool.read(corpus, RATE, skips=SkipLog(), progress=lambda *figures: told.append(figures))
+    SpeechPool.read(corpus, RATE, skips=SkipLog(), progress=tell)
     assert sum(number for number, _ in told) == 3
     assert sum(seconds for _, seconds in told) == 6.0
 

@@ -23,7 +23,7 @@ from secateur.recognizer import Recognizer, load
 from secateur.runs import SECTION
 from secateur.speech.audio import read_audio
 from secateur.speech.skips import SkipLog
-from secateur.supervised.beginning import with_vocabulary
+from secateur.supervised.beginning import going_on, with_vocabulary
 from secateur.supervised.settings import SIZES, TrainSettings
 from secateur.supervised.train import Trained, _parameters, train
 from secateur.training import trainer
@@ -111,6 +111,18 @@ def test_what_a_trained_model_goes_on_with_sounds_different_from_the_first_epoch
     ]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+@pytest.mark.usefixtures("learned")
+def test_dropout_is_what_is_asked_for_or_what_the_model_has(result: Path) -> None:
+    def rates(dropout: float | None) -> set[float]:
+        model = going_on(result, "cpu", dropout).model
+        config = model.config
+        found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+        return {config.dropout, config.attention_dropout, *found}
+
+    assert rates(None) == {0.0}
+    assert rates(0.2) == {0.2}
 
 
 @pytest.mark.usefixtures("learned")
@@ -325,7 +337,7 @@ def test_a_folder_that_holds_something_is_not_replaced(speech: Path, tmp_path: P
         ({"dropout": 1.0}, "dropout is 1.0; give 0 or more, and less than 1"),
         ({"precision": "int8"}, "there is no precision 'int8'"),
         ({"seed": -1}, "seed is -1; give 0 or more"),
-        ({"augment": "echo"}, "there is no augmentation 'echo'; give speeds, all, none"),
+        ({"augment": "echo"}, "there is no augmentation 'echo'; give speeds, masks, all, none"),
         ({"optimizer": "sgd"}, "there is no optimizer 'sgd'; give muon or adamw"),
     ],
 )

@@ -151,10 +151,11 @@ seed_option = click.option(
 )
 augment_option = click.option(
     "--augment",
-    type=click.Choice(["speeds", "all", "none"]),
+    type=click.Choice(["speeds", "masks", "all", "none"]),
     default="speeds",
     show_default=True,
-    help="How training speech changes, so that it sounds different every time; all: speeds, rooms, noise, splices, masks.",
+    help="How training speech changes, so that it sounds different every time; masks: speeds, and bands and stretches hidden; all: "
+    "also rooms, noise and splices.",
 )
 precision_option = click.option(
     "--precision",

@@ -84,6 +84,11 @@ RENAMED = {"limit": "valid_limit"}
     show_default=True,
     help="Seconds of audio, padding included, that the model is given at once.",
 )
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Rate after every module and on attention weights.  [default: 0, or that of --init]",
+)
 @augment_option
 @precision_option
 @seed_option

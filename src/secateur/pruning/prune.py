@@ -203,7 +203,7 @@ class _Task:
                 self.data,
                 dense.sample_rate,
                 skips=self.skips,
-                progress=lambda utterances, seconds: self.progress.advance(utterances, audio_seconds=seconds),
+                progress=self.progress.advance,
             )
             rest, validate = self._validation(everything, valid, teacher or dense)
             minutes, batch_seconds = sampled(settings.oneshot, dense)

@@ -29,7 +29,7 @@ _DIRECT_DB = (0.0, 12.0)
 # The first reflection has gone a metre further than the direct sound.
 _FIRST_REFLECTION_SECONDS = 0.003
 
-AUGMENTATIONS = ("speeds", "all", "none")
+AUGMENTATIONS = ("speeds", "masks", "all", "none")
 """What runs choose among; the first is the default."""
 
 
@@ -93,16 +93,14 @@ class Augmentation:
 
     @classmethod
     def of(cls, name: str) -> Augmentation:
-        """One of `AUGMENTATIONS`: speeds alone, all that there is at its default, or none.
+        """One of `AUGMENTATIONS`: speeds alone, speeds and masks, all that there is at its default, or none.
 
         Raises:
             SecateurError: it is none of them.
         """
         if name not in AUGMENTATIONS:
             raise SecateurError(f"there is no augmentation {name!r}; give {', '.join(AUGMENTATIONS)}")
-        if name == "all":
-            return cls()
-        return cls.speeds() if name == "speeds" else cls.none()
+        return {"speeds": cls.speeds, "masks": cls.masks, "all": cls, "none": cls.none}[name]()
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -116,6 +114,12 @@ class Augmentation:
         Of all that can be done to a few hours of speech this teaches a pruned model most (docs/notes/learned.md).
         """
         return replace(cls.none(), speed=1.0, speed_change=0.2)
+
+    @classmethod
+    def masks(cls) -> Augmentation:
+        """Speeds, and bands and stretches hidden: for a model that has heard all its speech many times and is to go on."""
+        usual = cls()
+        return replace(cls.speeds(), frequency_masks=usual.frequency_masks, time_masks=usual.time_masks)
 
     def draw_splice(self, rng: np.random.Generator) -> bool:
         """Whether an utterance is followed by another."""

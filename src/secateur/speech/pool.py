@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,12 @@ HELD_HOURS = 12.0
 """Of 16 kHz audio that is 1.4 GB."""
 
 _FULL_SCALE = 32768
+
+
+class Read(Protocol):
+    """Told that so many more utterances were read, and how long they are together; `ProgressBar.advance` is one."""
+
+    def __call__(self, utterances: int, /, *, audio_seconds: float) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ class SpeechPool:
         skips: SkipLog,
         longest_seconds: float = LONGEST_SECONDS,
         held_hours: float = HELD_HOURS,
-        progress: Callable[[int, float], None] | None = None,
+        progress: Read | None = None,
     ) -> SpeechPool:
         """Read a corpus, in its order.
 
@@ -76,7 +83,7 @@ class SpeechPool:
                 ``SHORTEST_SECONDS`` is left out.
             held_hours: audio to hold decoded, in 16 bit. What comes after is read whenever it is wanted, and sounds
                 the same; its lengths are what headers and manifests say.
-            progress: called with the number of utterances and their seconds, after every few that were decoded.
+            progress: told after every few utterances that were decoded.
 
         Raises:
             SecateurError: nothing, or too little, can be read, or all of it is too short.
@@ -95,7 +102,7 @@ class SpeechPool:
             ):
                 heard.append((position, _Piece(utterance, len(wave) / sample_rate, _quantised(wave))))
             if progress is not None:
-                progress(len(batch.waveforms), sum(map(len, batch.waveforms)) / sample_rate)
+                progress(len(batch.waveforms), audio_seconds=sum(map(len, batch.waveforms)) / sample_rate)
         pieces = [piece for _, piece in sorted(heard, key=lambda item: item[0])]
         for entry in entries:
             if isinstance(entry, Skipped):

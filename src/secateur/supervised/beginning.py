@@ -36,8 +36,8 @@ def untrained(
         intermediate_size=4 * shape.width,
         conv_kernel_size=shape.kernel,
         subsampling_conv_channels=shape.channels,
-        dropout=settings.dropout,
-        attention_dropout=settings.dropout,
+        dropout=settings.dropout or 0.0,
+        attention_dropout=settings.dropout or 0.0,
     )
     with torch.random.fork_rng([]):
         torch.manual_seed(settings.seed)
@@ -74,13 +74,18 @@ def with_vocabulary(begun: Recognizer, size: int, transcripts: Sequence[str], se
     return Recognizer(model, begun.features, tokenizer)
 
 
-def going_on(init: str | Path, device: str | torch.device) -> Recognizer:
-    """A recogniser to go on from, in full precision."""
+def going_on(init: str | Path, device: str | torch.device, dropout: float | None) -> Recognizer:
+    """A recogniser to go on from, in full precision, with another dropout where one is given."""
     recognizer = load(init, device=device, dtype=torch.float32)
     if type(recognizer.model) is not ConformerForCTC:
         raise SecateurError(
             f"{init} is a {type(recognizer.model).__name__}, and training goes on from unpruned Conformer-CTC models only"
         )
+    if dropout is not None:
+        recognizer.model.config.update({"dropout": dropout, "attention_dropout": dropout})
+        for module in recognizer.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
     return recognizer
 
 

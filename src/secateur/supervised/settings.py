@@ -68,8 +68,8 @@ class TrainSettings:
             steps, and ``adamw`` with ``init``.
         warm_up: steps over which it rises; at most a quarter of ``steps``.
         batch_seconds: audio in a batch, padding included. Longer utterances are left out.
-        dropout: rate after every module and on attention weights. Drawing it takes a CPU a third of the time, and a small model
-            that hears everything a few times, changed, has little to overfit.
+        dropout: rate after every module and on attention weights; None: 0, or with ``init`` what it has. Drawing it takes a CPU a third of
+            the time, and a small model that hears everything a few times, changed, has little to overfit.
         augment: what speech goes through after the first epochs, one of `AUGMENTATIONS`.
         clean_epochs: how often all of it is heard as it is before that. None: once, with ``init`` not at all.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
@@ -96,7 +96,7 @@ class TrainSettings:
     optimizer: str | None = None
     warm_up: int = 300
     batch_seconds: float = 60.0
-    dropout: float = 0.0
+    dropout: float | None = None
     augment: str = AUGMENTATIONS[0]
     clean_epochs: int | None = None
     precision: str = "auto"
@@ -123,7 +123,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise SecateurError(f"{name} is {value}; give 0 or more")
-        if not 0 <= self.dropout < 1:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
         shape = self.shape
         if shape.width % 2 or shape.width % shape.heads:

@@ -89,7 +89,7 @@ def train(
     skips = SkipLog() if skips is None else skips
     tell = tell or (lambda _: None)
     clock = runs.Stopwatch()
-    begun = None if settings.init is None else going_on(settings.init, device)
+    begun = None if settings.init is None else going_on(settings.init, device, settings.dropout)
     features = ParakeetFeatureExtractor() if begun is None else begun.features
     speech = Transcribed(settings.data, settings.batch_seconds)
     valid = None if settings.valid is None else scorable(settings.valid, settings.valid_limit)

@@ -83,7 +83,7 @@ class Transcribed:
             sample_rate,
             skips=skips,
             longest_seconds=self.longest_seconds,
-            progress=lambda utterances, seconds: progress.advance(utterances, audio_seconds=seconds),
+            progress=progress.advance,
         )
 
 

@@ -137,7 +137,7 @@ class _Same:
             open_corpus(self.settings.data),
             self.recognizer.sample_rate,
             skips=self.skips,
-            progress=lambda utterances, seconds: self.progress.advance(utterances, audio_seconds=seconds),
+            progress=self.progress.advance,
         )
 
     @cached_property
