@@ -100,7 +100,8 @@ class Augmentation:
         """
         if name not in AUGMENTATIONS:
             raise SecateurError(f"there is no augmentation {name!r}; give {', '.join(AUGMENTATIONS)}")
-        return {"speeds": cls.speeds, "masks": cls.masks, "all": cls, "none": cls.none}[name]()
+        named = {"speeds": cls.speeds(), "masks": cls.masks(), "all": cls(), "none": cls.none()}
+        return named[name]
 
     @classmethod
     def none(cls) -> Augmentation:
