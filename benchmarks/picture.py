@@ -28,6 +28,8 @@ OUT = ROOT / "docs" / "pictures" / "compare.png"
 INK, QUIET, LINE = "#1b1f1d", "#6b756f", "#d9ddd8"
 OURS, OUTSIDE, OTHERS = "#1d7a52", "#a8421d", "#7c8a99"
 WHISPER = "Whisper tiny.en"
+DEFAULT = "obs"
+"""What `secateur prune` does when nobody says."""
 OUTSIDE_NAMES = ("torch-pruning", WHISPER)
 WIDTH, HEIGHT, DPI = 10.0, 5.4, 160
 """In inches, and dots in one."""
@@ -141,7 +143,7 @@ def _points(panel: Axes, points: Sequence[Point], cost: str) -> None:
     for name in dict.fromkeys(point.name for point in points):
         mine = sorted((each for each in points if each.name == name), key=lambda each: each.costs[cost])
         colour = _colour(name)
-        ours = name == "learned"
+        ours = name == DEFAULT
         xs, ys = [each.costs[cost] for each in mine], [each.wer for each in mine]
         panel.plot(xs, ys, color=colour, linewidth=1.8 if ours else 0.9, alpha=1.0 if ours else 0.5, zorder=3)
         panel.errorbar(
@@ -198,7 +200,7 @@ def _name(
         ha=side,
         va="center",
         fontsize=9,
-        fontweight="bold" if point.name == "learned" else "normal",
+        fontweight="bold" if point.name == DEFAULT else "normal",
         color=_colour(point.name),
         arrowprops=line if tied else None,
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
@@ -223,7 +225,7 @@ def _bottom(group: Sequence[float]) -> float:
 
 
 def _colour(name: str) -> str:
-    if name == "learned":
+    if name == DEFAULT:
         return OURS
     return OUTSIDE if name in OUTSIDE_NAMES else INK if name == "unpruned" else OTHERS
 

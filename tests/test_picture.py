@@ -32,7 +32,7 @@ def comparison(*, tested: bool = True) -> dict[str, Any]:
             "test": heard(wer, 13e6 * share) if tested else None, "time": {"median": share + 0.05},
         }
         for share, rate in ((0.5, 0.08), (0.3, 0.25))
-        for method, wer in (("learned", rate), ("obs", 1.2 * rate), ("random", 1.2 * rate), ("latent", 1.2))
+        for method, wer in (("obs", rate), ("search", 1.2 * rate), ("random", 1.2 * rate), ("latent", 1.2))
     ]  # fmt: skip
     rows.append({"method": "torch-pruning", "budget": "params=30%", "error": "cannot be met"})
     unpruned = {"valid": heard(0.041, 13e6)} | ({"test": heard(0.035, 13e6)} if tested else {})

@@ -94,7 +94,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_where(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"methods": "magnitude,luck"}, "there is no method 'luck'; choose all, or among learned, "),
+        ({"methods": "magnitude,luck"}, "there is no method 'luck'; choose all, or among search, "),
         ({"methods": ","}, "there is no method to compare"),
         (
             {"keep": "half"},

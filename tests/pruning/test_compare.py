@@ -27,7 +27,7 @@ from secateur.pruning.compare import (
     scores,
 )
 from secateur.pruning.compare import runs as room
-from secateur.pruning.learned import Learned, LearnedMethod
+from secateur.pruning.learned import PHASES, Learned, LearnedMethod
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
@@ -56,7 +56,7 @@ def settings(model: Path, speech: Path) -> MakeSettings:
         learned = Learned(
             steps=2, search_share=0.5, batch_seconds=1.0, precision="float32", valid_utterances=0
         )
-        oneshot = OneShot(score_minutes=0.02, trials=1, reconstruct_minutes=0.03)
+        oneshot = OneShot(score_minutes=0.02, reconstruct_minutes=0.03)
         chosen = {"limit": 2, "oneshot": oneshot, "learned": learned, "audio_seconds": 2.0, "rounds": 2}
         return CompareSettings(model, speech, speech, keep, methods, **chosen | others)
 
@@ -73,7 +73,7 @@ def everything(settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory)
 def test_every_method_meets_the_budget_and_is_measured(everything: tuple[Path, Comparison]) -> None:
     out, comparison = everything
     assert [row.method for row in comparison.rows] == list(METHODS)
-    assert ("learned", *SCORES, "scratch", "torch-pruning") == METHODS
+    assert ("search", *SCORES, "scratch", "torch-pruning") == METHODS
     outsider = comparison.rows[-1]
     assert outsider.error is not None
     assert outsider.error.startswith("torch-pruning prunes feed-forward units alone")
@@ -97,14 +97,14 @@ def test_only_what_decides_differs_between_methods(everything: tuple[Path, Compa
     out, comparison = everything
     rows = comparison.rows[:-1]
     runs = {row.method: PruneSettings.from_yaml(out / row.name / "run.yaml") for row in rows}
-    scratch, learned = runs.pop("scratch"), runs.pop("learned")
-    assert learned.learned.phases == Learned().phases
-    assert learned.oneshot.trials == 1
+    scratch, search = runs.pop("scratch"), runs.pop("search")
+    assert search.learned.phases == PHASES
+    assert search.oneshot.score == "obs"
     for method, run in runs.items():
         assert run.oneshot.score == method
         assert run.learned.phases == ("start", "reconstruct", "recover")
-        assert run == replace(learned, oneshot=run.oneshot, learned=run.learned)
-        assert replace(run.oneshot, score="obs", trials=1) == learned.oneshot
+        assert run == replace(search, oneshot=run.oneshot, learned=run.learned)
+        assert replace(run.oneshot, score="obs") == search.oneshot
     assert (scratch.oneshot.score, scratch.learned.phases) == ("random", ("start", "recover"))
     assert {sum(row.steps.values()) for row in rows} == {2}
     assert all({"start", "recover", "prune"} <= row.seconds.keys() for row in rows)
@@ -178,7 +178,7 @@ def scorings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_score_is_computed_once_for_all_budgets_and_methods_that_ask_for_it(
     settings: MakeSettings, tmp_path: Path, scorings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = settings("learned", "random", "scratch", keep=("60%", "75%"))
+    asked = settings("search", "random", "scratch", keep=("60%", "75%"))
     with monkeypatch.context() as patched:
         patched.setattr(room, "prune", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
@@ -190,12 +190,12 @@ def test_a_score_is_computed_once_for_all_budgets_and_methods_that_ask_for_it(
     assert scorings == ["obs", "random"]
     shared = {row.method: row.seconds["start"] for row in rows if "75%" in row.budget}
     scored = read_state(tmp_path / "scores" / "obs.pt")["seconds"]
-    assert shared["learned"] >= round(scored, 2)
+    assert shared["search"] >= round(scored, 2)
     compare(settings("obs", keep=("75%",)), tmp_path)
     assert scorings == ["obs", "random"]
 
 
-@pytest.mark.parametrize("method", ["learned", "obs", "scratch"])
+@pytest.mark.parametrize("method", ["search", "obs", "scratch"])
 def test_a_run_of_a_comparison_comes_to_what_it_comes_to_by_itself(
     everything: tuple[Path, Comparison], settings: MakeSettings, tmp_path: Path, method: str
 ) -> None:
@@ -328,8 +328,8 @@ def test_runs_with_other_settings_are_refused_with_what_differs(
         ({"keep": ("50",)}, "'50' is no fraction to keep; give 50%"),
         ({"keep": ("50%,,30%",)}, "'' is no fraction to keep"),
         ({"keep": ("params=50%,30%",)}, "has '30%' in it"),
-        ({"methods": ()}, "there is no method to compare; choose all, or among learned, "),
-        ({"methods": ("luck",)}, "there is no method 'luck'; choose all, or among learned, "),
+        ({"methods": ()}, "there is no method to compare; choose all, or among search, "),
+        ({"methods": ("luck",)}, "there is no method 'luck'; choose all, or among search, "),
         ({"data": "nowhere"}, "nowhere does not exist"),
         ({"valid": "nowhere"}, "nowhere does not exist"),
         ({"test": "nowhere"}, "nowhere does not exist"),

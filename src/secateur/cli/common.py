@@ -104,13 +104,6 @@ speech_options = _together(
         help="Audio that the score looks at.",
     ),
     click.option(
-        "--trials",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Plans to try beside the first, which share the budget otherwise between parts of the model.",
-    ),
-    click.option(
         "--refit-minutes",
         type=click.FloatRange(0),
         default=60.0,

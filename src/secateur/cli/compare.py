@@ -55,7 +55,7 @@ PAGE = "compare.html"
     show_default=True,
     callback=names,
     metavar="NAMES",
-    help="all, or some of: learned; a score of `secateur prune --score`; scratch; torch-pruning.",
+    help="all, or some of: search; a score of `secateur prune --score`; scratch; torch-pruning.",
 )
 @click.option(
     "--out",
@@ -95,7 +95,6 @@ def compare(
     augment: str,
     precision: str,
     score_minutes: float,
-    trials: int,
     refit_minutes: float,
     multiple_of: int,
     min_heads: int,
@@ -111,8 +110,8 @@ def compare(
     """Prune MODEL by every method, with the same speech, time and budgets, and show what each is worth.
 
     Only what goes is decided differently. Whatever score decides, also one whose authors do neither, what is left is
-    refitted in closed form and recovered by distillation alike. `learned` tries plans before (--trials), in a part of the same time.
-    `scratch` keeps the same fraction of everything, drawn at random, and refits nothing: a narrower model, trained anew.
+    refitted in closed form and recovered by distillation alike. `obs` is
+    what `secateur prune` does by default, `search` learns gates from there in a part of the same time. `scratch` keeps the same fraction of everything, drawn at random, and refits nothing: a narrower model, trained anew.
     `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units by itself; recovery is the same.
 
     Given again, the command goes on where it was stopped, and with other methods or budgets it adds them.
@@ -136,7 +135,7 @@ def compare(
         methods,
         test,
         limit,
-        OneShot(score_minutes=score_minutes, trials=trials, reconstruct_minutes=refit_minutes, seed=seed),
+        OneShot(score_minutes=score_minutes, reconstruct_minutes=refit_minutes, seed=seed),
         Learned(
             minutes=Learned().minutes if minutes is None else minutes,
             steps=steps,

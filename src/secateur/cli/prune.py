@@ -137,6 +137,13 @@ SCORES = (
     "whole layers.",
 )
 @click.option("--uniform", is_flag=True, help="Keep the same fraction of every group of units.")
+@click.option(
+    "--trials",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Plans to try beside the first, which share the budget otherwise between parts of the model.",
+)
 @speech_options
 @structure_options
 @seed_option

@@ -56,7 +56,7 @@ def compare(
     settings but for methods and budgets left there is part of the comparison. A method that cannot meet a budget gets
     a row that says why.
 
-    >>> compare(CompareSettings("model.nemo", "speech/", "valid/", ("50%",), ("wanda", "learned")), "arena").rows
+    >>> compare(CompareSettings("model.nemo", "speech/", "valid/", ("50%",), ("wanda", "obs")), "arena").rows
 
     Args:
         settings: of the comparison.

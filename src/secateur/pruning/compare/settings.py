@@ -11,19 +11,19 @@ from typing import Any
 from secateur.errors import SecateurError
 from secateur.pruning.budget import Budget
 from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
-from secateur.pruning.learned import Learned
+from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.runs import plain
 
-LEARNED, SCRATCH = "learned", "scratch"
+SEARCH, SCRATCH = "search", "scratch"
 
-METHODS = (LEARNED, *SCORES, SCRATCH, TORCH_PRUNING)
-"""What can be compared: the learned method, with its trials; each score, whose plan is refitted and recovered; the
-same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained anew;
-and what another library does by itself, recovered."""
+METHODS = (SEARCH, *SCORES, SCRATCH, TORCH_PRUNING)
+"""What can be compared: gates that are learned; each score, whose plan is refitted and recovered, with `obs` as `prune` does
+by default; the same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained
+anew; and what another library does by itself, recovered."""
 
 ALL = "all"
 
@@ -40,8 +40,8 @@ class CompareSettings:
         methods: which of `METHODS`, or `ALL`.
         test: transcribed speech that what came out is measured on, and nothing else is done with; None: it is not.
         limit: take the first so many utterances of ``valid`` and ``test``; None: all.
-        oneshot: how much speech to score and refit on, and the seed; its score and its trials are those of the learned method.
-        learned: length of every run, and how everything is trained; its phases are those of the learned method.
+        oneshot: how much speech to score and refit on, and the seed; its score is where the search begins, and nobody has trials.
+        learned: length of every run, and how everything is trained; its phases are not looked at.
         audio_seconds: length of the utterance that multiply-accumulates and time are for.
         scope: what may go at all.
         rounds: forward passes of the unpruned and the pruned model, in turns, that are timed.
@@ -69,22 +69,22 @@ class CompareSettings:
 
     def run(self, method: str, budget: str) -> PruneSettings:
         """The settings of one run."""
-        oneshot, phases = self.oneshot, self.learned.phases
-        if method != LEARNED:
-            phases, score = ("start", "reconstruct", "recover"), method
-            if method == SCRATCH:
-                phases, score = ("start", "recover"), "random"
-            elif method == TORCH_PRUNING:
-                # Its plan comes from elsewhere.
-                phases, score = ("recover",), "magnitude"
-            oneshot = replace(oneshot, score=score, trials=0)
+        phases: tuple[str, ...] = ("start", "reconstruct", "recover")
+        score = method
+        if method == SEARCH:
+            phases, score = PHASES, self.oneshot.score
+        elif method == SCRATCH:
+            phases, score = ("start", "recover"), "random"
+        elif method == TORCH_PRUNING:
+            # Its plan comes from elsewhere.
+            phases, score = ("recover",), "magnitude"
         return PruneSettings(
             self.model,
             self.data,
             budget,
             valid=self.valid,
             valid_limit=self.limit,
-            oneshot=oneshot,
+            oneshot=replace(self.oneshot, score=score, trials=0),
             learned=replace(self.learned, phases=phases),
             audio_seconds=self.audio_seconds,
             scope=self.scope,
