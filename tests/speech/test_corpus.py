@@ -250,6 +250,20 @@ def test_several_kinds_of_data_are_one_corpus_in_their_order(tmp_path: Path) -> 
         open_corpus(f"{tmp_path / 'one'},nothing there")
 
 
+@pytest.mark.parametrize("form", ["{},", ",{}", "{},,{}"])
+def test_a_comma_with_nothing_beside_it_is_refused(tmp_path: Path, form: str) -> None:
+    """As a path, nothing would be the working directory."""
+    sound(tmp_path / "a.wav")
+    with pytest.raises(SecateurError, match="has nothing between two commas, or at an end"):
+        open_corpus(form.format(tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_refused(name: str) -> None:
+    with pytest.raises(SecateurError, match="the name of the speech is empty"):
+        open_corpus(name)
+
+
 def test_any_function_that_yields_utterances_is_a_source(tmp_path: Path) -> None:
     def dataset() -> Iterator[Utterance | Skipped]:
         yield Utterance("a", tmp_path / "a.wav", "hello")

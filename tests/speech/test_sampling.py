@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import SecateurError
-from secateur.speech import batching, sampling
+from secateur.speech import batching, cutting, sampling
 from secateur.speech.audio import Waveform
 from secateur.speech.corpus import Corpus, Utterance
-from secateur.speech.sampling import sample_batches
+from secateur.speech.sampling import LONGEST_SECONDS, sample_batches
 from secateur.speech.skips import SkipLog, Skipped
 
 RATE = 10
@@ -25,13 +25,22 @@ def fake_reader(
     """`read_audio` without files: `7/30` is the utterance 7 of 30 seconds."""
     if path.name == "broken":
         raise SecateurError(f"{path} is damaged: leave it out")
-    return np.full(round(float(path.name) * sample_rate), float(path.parent.name), dtype=np.float32)
+    seconds = float(path.name) - offset if duration is None else duration
+    return np.full(round(seconds * sample_rate), float(path.parent.name), dtype=np.float32)
+
+
+def fake_length(path: Path) -> float:
+    """The same for `audio_seconds`."""
+    if path.name == "broken":
+        raise SecateurError(f"{path} is damaged: leave it out")
+    return float(path.name)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def fake_audio() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batching, "read_audio", fake_reader)
+        patch.setattr(cutting, "audio_seconds", fake_length)
         yield
 
 
@@ -94,6 +103,21 @@ def test_a_large_corpus_is_read_no_further_than_the_draw_needs(monkeypatch: pyte
     endless = Corpus(lambda: (Utterance(f"u{i}", Path(str(i), "4")) for i in count()))
     chosen = drawn(draw(endless, 60.0))
     assert sorted(chosen) == list(range(50))
+
+
+def test_long_recordings_are_drawn_in_pieces_of_several() -> None:
+    hours = corpus_of([3600.0] * 30)
+    batches = draw(hours, 20.0)
+    chosen = drawn(batches)
+    assert max(len(wave) for batch in batches for wave in batch) <= LONGEST_SECONDS * RATE
+    assert 20 <= len(chosen) <= 21
+    # Of 200 minutes in four recordings.
+    assert len(set(chosen)) == 4
+
+
+def test_all_of_a_single_long_recording_is_heard() -> None:
+    batches = draw(corpus_of([601.0]), 60.0)
+    assert sum(len(wave) for batch in batches for wave in batch) == pytest.approx(601 * RATE, abs=11)
 
 
 def test_what_cannot_be_read_is_counted_and_left_out() -> None:

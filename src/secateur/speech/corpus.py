@@ -92,10 +92,18 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
         SecateurError: there is nothing there, nothing of these, or no audio in it.
     """
     path = Path(data)
+    if isinstance(data, str) and not data.strip():
+        # As a path it would be the working directory.
+        raise SecateurError(f"the name of the speech is empty: give {_KINDS}")
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing: give 1 or more")
     if isinstance(data, str) and "," in data and not path.exists():
-        parts = [open_corpus(part.strip()).source for part in data.split(",")]
+        names = [part.strip() for part in data.split(",")]
+        if not all(names):
+            raise SecateurError(
+                f"{data!r} has nothing between two commas, or at an end: name something there"
+            )
+        parts = [open_corpus(name).source for name in names]
         return Corpus(lambda: chain.from_iterable(part() for part in parts), limit)
     if isinstance(data, str) and data.partition(":")[0] == _SYNTHETIC:
         from secateur.speech.synthetic.corpus import synthetic_source

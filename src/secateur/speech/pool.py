@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from secateur.errors import SecateurError
-from secateur.speech.audio import Waveform, audio_seconds, read_audio
+from secateur.speech.audio import Waveform, read_audio
 from secateur.speech.batching import BATCH_SECONDS, read_batches
 from secateur.speech.corpus import Corpus
+from secateur.speech.cutting import cut
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
 
@@ -163,32 +164,15 @@ class SpeechPool:
 
 
 def _cut(corpus: Corpus, longest_seconds: float) -> Iterator[_Piece | Skipped]:
-    """Utterances with their lengths, the long ones in equal pieces, without reading any audio.
-
-    They are cut before they are read, so that hours-long recordings are never in memory as a whole.
-    """
+    """Utterances with their lengths, the long ones in equal pieces, without reading any audio."""
     for entry in corpus.entries():
         if isinstance(entry, Skipped):
             yield entry
             continue
-        seconds = entry.duration
-        if seconds is None or seconds > longest_seconds:
-            try:
-                left = audio_seconds(entry.path) - entry.offset
-            except SecateurError as error:
-                yield Skipped(entry.id, str(error))
-                continue
-            seconds = left if seconds is None else min(seconds, left)
-        count = math.ceil(seconds / longest_seconds)
-        if count <= 1:
-            yield _Piece(entry, seconds)
-            continue
-        each = seconds / count
-        for k in range(count):
-            name = f"{entry.id}[{k}]"
-            yield _Piece(
-                replace(entry, id=name, text=None, offset=entry.offset + k * each, duration=each), each
-            )
+        try:
+            yield from (_Piece(piece, seconds) for piece, seconds in cut(entry, longest_seconds))
+        except SecateurError as error:
+            yield Skipped(entry.id, str(error))
 
 
 def _first(entries: Iterator[_Piece | Skipped], seconds: float) -> Iterator[Utterance | Skipped]:

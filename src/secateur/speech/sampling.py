@@ -6,15 +6,20 @@ import random
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from secateur.errors import SecateurError
 from secateur.speech.audio import Waveform
 from secateur.speech.batching import read_batches
 from secateur.speech.corpus import Corpus
+from secateur.speech.cutting import cut
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
 
 # Entries that a sample is drawn from: the first ones of a larger corpus, so that it starts at once.
 DRAWN_FROM = 100_000
+# What is longer is drawn piece by piece, and of so many times the audio that is wanted, lest all of it be of one recording.
+LONGEST_SECONDS = 60.0
+BREADTH = 10
 # Audio sorted by length at a time: little enough that the sample stays in random order at the scale of minutes.
 WINDOW_SECONDS = 300.0
 
@@ -23,6 +28,8 @@ def sample_batches(
     corpus: Corpus, minutes: float, sample_rate: int, batch_seconds: float, *, seed: int, skips: SkipLog
 ) -> list[list[Waveform]]:
     """Draw utterances until there are ``minutes`` of audio, or all of a smaller corpus, transcribed or not.
+
+    Those longer than `LONGEST_SECONDS` are drawn in pieces.
 
     Args:
         corpus: what to draw from.
@@ -41,12 +48,34 @@ def sample_batches(
             skips.skip(entry)
         else:
             utterances.append(entry)
-    random.Random(seed).shuffle(utterances)
+    rng = random.Random(seed)
+    rng.shuffle(utterances)
+    utterances = _pieces(utterances, BREADTH * minutes * 60, rng)
     # One at a time, in the order of the draw: whoever stops among batches sorted by length has drawn the longest.
     alone = 1 / sample_rate
     read = read_batches(utterances, sample_rate, alone, skips=skips, window_seconds=alone)
     drawn = (batch.waveforms[0] for batch in read)
     return _batches(drawn, minutes, sample_rate, batch_seconds)
+
+
+def _pieces(utterances: Sequence[Utterance], seconds: float, rng: random.Random) -> list[Utterance]:
+    """The first utterances that reach that many seconds; if there are long ones among them, in pieces and in another random order."""
+    pieces: list[Utterance] = []
+    longer = False
+    for utterance in utterances:
+        if seconds <= 0:
+            break
+        try:
+            found = cut(utterance, LONGEST_SECONDS)
+        except SecateurError:
+            # Reading it says what is wrong with it.
+            found = [(utterance, 0.0)]
+        pieces += [piece for piece, _ in found]
+        seconds -= sum(length for _, length in found)
+        longer = longer or len(found) > 1
+    if longer:
+        rng.shuffle(pieces)
+    return pieces
 
 
 def sample_pool(pool: SpeechPool, minutes: float, batch_seconds: float, *, seed: int) -> list[list[Waveform]]:
