@@ -40,6 +40,7 @@ CHOICES = st.fixed_dictionaries(
     {
         "multiple_of": st.sampled_from([1, 1, 3, 8]),
         "min_heads": st.sampled_from([0, 1]),
+        "whole": st.sampled_from([(), (), ("layers.0",), ("layers.0.*",), ("*.heads",)]),
         "width": st.booleans(),
     }
 )

@@ -99,6 +99,10 @@ def test_counts_can_be_held_to_multiples_and_heads_and_layers_to_a_minimum(make_
     assert groups["layers.0.feed_forward1.units"].counts() == [0, 8, 16, 20]
     assert groups["layers.0.self_attn.heads"].counts() == [2, 3, 4]
     assert groups["subsampling.0.channels"].counts() == [6]
+    # Attention that must keep heads is not removed as a whole, nor is a layer that it is in; other modules are.
+    assert groups["layers.0.self_attn"].counts() == groups["layers.0"].counts() == [1]
+    assert groups["layers.0.feed_forward1"].counts() == [0, 1]
+    groups = find_groups(make_model("conformer"), min_layers=2)
     with pytest.raises(SecateurError, match="keeps 1 layers; at least 2 must stay"):
         PruningPlan.keep(groups, {"layers.0": []})
 
@@ -107,15 +111,17 @@ def test_counts_can_be_held_to_multiples_and_heads_and_layers_to_a_minimum(make_
 def test_groups_that_stay_whole_are_by_name_or_pattern(make_model: MakeModel, family: str) -> None:
     model = make_model(family, layers=3)
     everything = find_groups(model)
-    groups = find_groups(model, whole=["layers.0*", "*.heads"])
-    rest = [name for name in everything if not name.startswith("layers.0") and not name.endswith(".heads")]
+    groups = find_groups(model, whole=["layers.0.*", "layers.1.*.heads"])
+    heads = next(name for name in everything if name.startswith("layers.1.") and name.endswith(".heads"))
+    # What holds the units of a module that stays is not removed either.
+    stay = {"layers.1", heads, heads.removesuffix(".heads")}
+    rest = [name for name in everything if not name.startswith("layers.0") and name not in stay]
     assert [name for name, group in groups.items() if len(group.counts()) > 1] == rest
     for name in rest:
         assert groups[name].counts() == everything[name].counts()
-    # What holds the units of a module that stays is not removed either.
     with pytest.raises(SecateurError):
         PruningPlan.keep(groups, {"layers.0": []})
-    plan = PruningPlan.keep(groups, {"layers.1": []})
+    plan = PruningPlan.keep(groups, {"layers.2": []})
     kept = find_groups(slice_model(model, plan))
     assert kept["layers.0"].size == 1
     assert len(kept.layers) == 2

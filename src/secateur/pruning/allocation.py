@@ -69,9 +69,11 @@ def allocate(
 
 
 def _removable(groups: Groups, scores: Scores, uniform: bool) -> dict[str, Elimination]:
-    """The scores of what may go: without the layers that must stay, those whose loss would harm most."""
+    """The scores of what may go: without what must stay whole, and the layers whose loss would harm most of those that must stay."""
     found = {
-        name: scores[name] for name in groups if name in scores and not (uniform and groups[name].size == 1)
+        name: scores[name]
+        for name in groups
+        if name in scores and len(groups[name].counts()) > 1 and not (uniform and groups[name].size == 1)
     }
     layers = sorted(
         (name for name in groups.layers if name in found), key=lambda n: float(found[n].rise.sum())

@@ -137,9 +137,11 @@ def find_groups(
         model: of a family that has a table.
         width: offer the residual width too, where the family's table has it.
         multiple_of: hold the numbers of units (not of heads) to multiples of this.
-        min_heads: heads that every attention module must keep; with none left a module is reduced to its bias.
+        min_heads: heads that every attention module must keep, and with them itself and its layer; with none left a module is reduced to
+            its bias.
         min_layers: layers that the model must keep.
-        whole: groups that must stay whole, by name or by a pattern as shells have them, ``layers.0.*``.
+        whole: groups that must stay whole, and with them what they lie in, by name or by a pattern as shells have them,
+            ``layers.0.*``.
 
     Raises:
         SecateurError: the model's family has no table, the table does not know one of the model's parameters, or there is
@@ -152,7 +154,7 @@ def find_groups(
     sites = _unit_sites(model, axes, rows, dims)
     # An axis that only a norm reads has nowhere to put a gate: its units stay.
     sites = {name: found for name, found in sites.items() if any(site.side != "norm" for site in found)}
-    offered = list(sites)
+    offered = dict(sites)
     sites = {name: found for name, found in sites.items() if not _matches(name, whole)}
     dims = {
         key: tuple(tuple(axis if axis.group in sites else Axis(axis.size) for axis in dim) for dim in each)
@@ -188,18 +190,29 @@ def find_groups(
                 f"there is no group {pattern} that could stay whole: the model has {', '.join(known)}"
             )
 
+    def around(found: Sequence[Site]) -> tuple[str, ...]:
+        """The layer and the module that all sites of a group lie in."""
+        each = [_inside(site.module, homes) for site in found]
+        return tuple(home for home in each[0] if all(home in others for others in each))
+
+    def stays(name: str) -> bool:
+        """Whether something of a group must be there."""
+        heads = name in axes.groups and rows[axes.groups[name][0]].axis == "heads"
+        return _matches(name, whole) or (heads and min_heads > 0)
+
+    held = {name for name in (*offered, *coarse) if stays(name)}
+    held |= {home for name in held for home in around(offered[name] if name in offered else [coarse[name]])}
+
     def group(name: str) -> Group:
         if name in coarse:
             kind = "layer" if name in layers else "module"
-            inside = tuple(home for home in _inside(coarse[name].module, homes) if home != name)
-            return Group(name, kind, 1, int(_matches(name, whole)), 1, (coarse[name],), inside)
+            inside = tuple(home for home in around([coarse[name]]) if home != name)
+            return Group(name, kind, 1, int(name in held), 1, (coarse[name],), inside)
         row = rows[axes.groups[name][0]]
         size = next(axis.size for axis in sites[name][0].dim if axis.group == name)
         least = max(row.min_units, min_heads if row.axis == "heads" else 0)
         step = multiple_of if row.aligned else 1
-        homes_of_sites = [_inside(site.module, homes) for site in sites[name]]
-        inside = tuple(home for home in homes_of_sites[0] if all(home in others for others in homes_of_sites))
-        return Group(name, row.kind, size, min(least, size), step, tuple(sites[name]), inside)
+        return Group(name, row.kind, size, min(least, size), step, tuple(sites[name]), around(sites[name]))
 
     names = dict.fromkeys(
         name
