@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -27,10 +27,17 @@ _Settings = TypeVar("_Settings")
 
 def changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
     """The same settings, a frozen dataclass, but for some values; ``learned.steps`` is a setting of ``learned``."""
-    new: Any = settings
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        new = _replaced(new, name, value)
-    result: _Settings = new
+        first, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+        else:
+            own[first] = value
+    # All at once: on the way from one sound state to another there may be none.
+    own |= {first: changed(own.get(first, getattr(settings, first)), rest) for first, rest in inner.items()}
+    result: _Settings = replace(cast("Any", settings), **own)
     return result
 
 
@@ -95,11 +102,6 @@ class Stopwatch:
         start = perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + perf_counter() - start, 2)
-
-
-def _replaced(settings: Any, name: str, value: Any) -> Any:
-    first, _, rest = name.partition(".")
-    return replace(settings, **{first: _replaced(getattr(settings, first), rest, value) if rest else value})
 
 
 def _built(kind: type[_Settings], section: Any, name: str) -> _Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
@@ -11,6 +13,9 @@ from secateur.speech.batching import BATCH_SECONDS, read_batches
 from secateur.speech.corpus import Corpus
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
+
+ROUNDED_SECONDS = 0.1
+"""By how much a manifest may say less than a file is long, and mean all of it."""
 
 
 def transcribe(
@@ -74,9 +79,11 @@ def transcribe(
 
 def _is_long_file(utterance: Utterance) -> bool:
     """Whether the recogniser would cut it into windows anyway, so that it need not be held whole in memory."""
-    if utterance.offset or utterance.duration is not None:
+    if utterance.offset or (utterance.duration or math.inf) <= WHOLE_SECONDS:
         return False
     try:
-        return audio_seconds(utterance.path) > WHOLE_SECONDS
+        seconds = audio_seconds(utterance.path)
+        # A manifest gives the length of whole files too.
+        return seconds > WHOLE_SECONDS and (utterance.duration or math.inf) >= seconds - ROUNDED_SECONDS
     except SecateurError:
         return False  # Reading it in a batch says what is wrong with it.

@@ -274,6 +274,26 @@ def test_the_run_of_a_result_is_repeated_from_its_run_yaml(
         assert first == second
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--width", "--score", "obs"), "the residual width would stay, because the score obs does not judge it: give --score of magnitude,"),
+        (("--limit", 3), "--limit is for --valid: give both, or neither"),
+        (
+            ("--method", "learned", "--phases", "search,recover", "--trials", 2),
+            "--score decides where the search begins, in the phase start: add it to --phases",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_do_nothing_is_refused(
+    run: Run, model: Path, speech: Path, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    result = run(*prune_arguments(model, speech, tmp_path / "out"), *options)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert listing(tmp_path) == []
+
+
 def test_what_the_command_line_says_goes_above_the_config(
     run: Run, model: Path, speech: Path, tmp_path: Path
 ) -> None:

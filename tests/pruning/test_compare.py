@@ -285,6 +285,15 @@ def test_a_finished_run_without_a_row_is_measured_and_not_done_again(
     assert len((tmp_path / row.name / "test.jsonl").read_text().splitlines()) == 2
 
 
+def test_with_other_speech_to_measure_on_what_is_there_is_measured_anew(
+    settings: MakeSettings, speech: Path, tmp_path: Path
+) -> None:
+    compare(settings("magnitude"), tmp_path)
+    rows = compare(settings("random", test=speech), tmp_path).rows
+    assert [row.method for row in rows] == ["magnitude", "random"]
+    assert all(row.test is not None for row in rows)
+
+
 def test_methods_and_budgets_can_be_added(settings: MakeSettings, tmp_path: Path) -> None:
     compare(settings("magnitude"), tmp_path)
     rows = compare(settings("random", keep=("80%",)), tmp_path).rows

@@ -18,6 +18,7 @@ from secateur.speech.augmentation import AUGMENTATIONS
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 NUMBERS = st.floats(0, allow_infinity=False) | st.integers(0, 10**6)
+ABOVE_NOTHING = st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**6)
 COUNTS = st.integers(0, 10**9)
 
 SETTINGS = st.builds(
@@ -26,12 +27,12 @@ SETTINGS = st.builds(
     data=TEXTS,
     keep=TEXTS,
     valid=st.none() | TEXTS,
-    valid_limit=st.none() | COUNTS,
+    valid_limit=st.none() | st.integers(1, 10**9),
     method=st.sampled_from(METHODS),
     oneshot=st.builds(
         OneShot,
         score=st.sampled_from(sorted(SCORES)),
-        score_minutes=NUMBERS,
+        score_minutes=ABOVE_NOTHING,
         uniform=st.booleans(),
         seed=st.integers(0),
     ),
@@ -40,12 +41,12 @@ SETTINGS = st.builds(
         minutes=NUMBERS,
         steps=st.none() | COUNTS,
         phases=st.lists(st.sampled_from(PHASES)).map(tuple),
-        rate=NUMBERS,
+        rate=ABOVE_NOTHING,
         augment=st.sampled_from(AUGMENTATIONS),
         distillation=st.builds(Distillation, output=NUMBERS, task=NUMBERS),
         precision=st.sampled_from(["auto", "bfloat16", "float32"]),
     ),
-    audio_seconds=NUMBERS,
+    audio_seconds=ABOVE_NOTHING,
     scope=st.builds(Scope, width=st.booleans(), whole=st.lists(TEXTS).map(tuple)),
 )
 
@@ -57,6 +58,14 @@ def test_settings_come_back_from_the_file_as_they_were(
     path = tmp_path_factory.mktemp("run") / "run.yaml"
     settings.to_yaml(path, {"secateur": "0.1"})
     assert PruneSettings.from_yaml(path) == settings
+
+
+def test_settings_that_only_make_sense_together_change_together() -> None:
+    settings = PruneSettings("m", "speech", "params=50%", oneshot=OneShot("random"))
+    changed = settings.changed({"oneshot.trials": 5, "oneshot.score": "obs", "keep": "params=40%"})
+    assert (changed.oneshot, changed.keep) == (OneShot("obs", trials=5), "params=40%")
+    with pytest.raises(SecateurError, match="there can be no 5 trials"):
+        settings.changed({"oneshot.trials": 5})
 
 
 def test_paths_come_back_as_text(tmp_path: Path) -> None:
@@ -103,6 +112,15 @@ def test_a_rate_may_be_written_without_a_dot(tmp_path: Path) -> None:
         ({"learned": {"distillation": 2}}, "learned.distillation is 2, which is not a section of settings"),
         ({"learned": None}, "learned is None, which is not a section of settings"),
         ({"method": "scissors"}, "there is no method 'scissors'; choose one of"),
+        ({"learned": {"rate": float("nan")}}, "rate is nan; give a finite number above 0"),
+        ({"learned": {"validations": -1}}, "validations is -1; give 0 or more"),
+        ({"learned": {"search_share": 2.0}}, "search_share is 2.0; give 0 to 1"),
+        (
+            {"oneshot": {"reconstruct_minutes": -1.0}},
+            "10 minutes to score on and -1 to refit on make no sense",
+        ),
+        ({"audio_seconds": 0.0}, "audio_seconds is 0.0; give a finite number above 0"),
+        ({"valid_limit": 0}, "valid_limit is 0; give 1 or more"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from secateur.errors import SecateurError
 from secateur.speech import batching, cutting, sampling
 from secateur.speech.audio import Waveform
 from secateur.speech.corpus import Corpus, Utterance
-from secateur.speech.sampling import LONGEST_SECONDS, sample_batches
+from secateur.speech.sampling import LONGEST_SECONDS, sample_batches, spread
 from secateur.speech.skips import SkipLog, Skipped
 
 RATE = 10
@@ -118,6 +118,14 @@ def test_long_recordings_are_drawn_in_pieces_of_several() -> None:
 def test_all_of_a_single_long_recording_is_heard() -> None:
     batches = draw(corpus_of([601.0]), 60.0)
     assert sum(len(wave) for batch in batches for wave in batch) == pytest.approx(601 * RATE, abs=11)
+
+
+@pytest.mark.parametrize(("there", "asked"), [(199, 100), (100, 199), (1, 1), (10, 3)])
+def test_a_part_is_spread_over_all_of_a_corpus(there: int, asked: int) -> None:
+    ids = [int(entry.id[1:]) for entry in spread(corpus_of([1.0] * there), asked).entries()]
+    assert len(set(ids)) == len(ids) == min(there, asked)
+    gaps = [b - a for a, b in pairwise([0, *ids, there])]
+    assert max(gaps) <= -(-there // len(ids))
 
 
 def test_what_cannot_be_read_is_counted_and_left_out() -> None:

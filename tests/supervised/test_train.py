@@ -24,9 +24,12 @@ from secateur.runs import SECTION
 from secateur.speech.audio import read_audio
 from secateur.speech.skips import SkipLog
 from secateur.supervised.beginning import going_on, with_vocabulary
+from secateur.supervised.objective import Transcription
+from secateur.supervised.pieces import find_pieces
 from secateur.supervised.settings import SIZES, TrainSettings
 from secateur.supervised.train import Trained, _parameters, train
 from secateur.training import trainer
+from secateur.training.feed import Batch
 from secateur.training.precision import Working
 
 
@@ -132,7 +135,7 @@ def test_with_the_pieces_that_it_had_a_model_writes_what_it_wrote(result: Path, 
     weight, bias = (
         each.detach().clone() for each in (begun.model.ctc_head.weight, begun.model.ctc_head.bias)
     )
-    again = with_vocabulary(begun, len(had), references(speech), seed=0)
+    again = with_vocabulary(begun, *find_pieces(references(speech), len(had)), seed=0)
     assert again.tokenizer.get_vocab() == begun.tokenizer.get_vocab()
     assert torch.equal(again.model.ctc_head.weight, weight)
     assert torch.equal(again.model.ctc_head.bias, bias)
@@ -144,7 +147,7 @@ def test_new_pieces_are_as_likely_together_as_the_piece_was_that_they_end_with(
 ) -> None:
     begun = load(result)
     had, old = begun.tokenizer.get_vocab(), copy.deepcopy(begun.model.ctc_head)
-    more = with_vocabulary(begun, len(had) + 4, references(speech), seed=0)
+    more = with_vocabulary(begun, *find_pieces(references(speech), len(had) + 4), seed=0)
     new, head = more.tokenizer.get_vocab(), more.model.ctc_head
     assert len(new) > len(had)
     by_end: dict[str, list[int]] = {}
@@ -164,6 +167,43 @@ def test_words_that_a_model_has_no_letters_for_are_refused(
     (tmp_path / "a.txt").write_text("quiz", encoding="utf-8")
     with pytest.raises(SecateurError, match="cannot write 'q', which is in the transcripts"):
         train(TrainSettings(tmp_path, init=result, steps=1))
+
+
+def test_a_run_that_goes_on_writes_with_the_pieces_that_it_began_with(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, out = tmp_path / "speech", tmp_path / "out"
+    shutil.copytree(speech, heard)
+    asked = settings(str(heard), steps=1, vocabulary=20)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("secateur.supervised.train._learned", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(asked, out)
+    letters = sorted({*"".join(references(heard))} - {" "})
+    (heard / "more.txt").write_text(" ".join([letters[0] * 3, letters[-1] * 3] * 20), encoding="utf-8")
+    soundfile.write(heard / "more.wav", np.zeros(16000), 16000)
+    vocabulary = train(asked, out).recognizer.tokenizer.get_vocab()
+    pieces = [piece for piece, _ in sorted(vocabulary.items(), key=lambda entry: entry[1])][:-1]
+    assert pieces == find_pieces(references(speech), 20)[0]
+    assert pieces != find_pieces(references(heard), 20)[0]
+
+
+@pytest.mark.usefixtures("learned")
+def test_a_step_that_is_not_taken_leaves_no_trace_in_the_norms(result: Path, speech: Path) -> None:
+    recognizer = load(result, dtype=torch.float32)
+    objective = Transcription(recognizer, Working(recognizer.model, None), seed=0)
+    inputs = recognizer.prepare([np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)])
+    inputs["input_features"] *= torch.inf
+    before = {name: buffer.clone() for name, buffer in recognizer.model.named_buffers()}
+    loss, _ = objective.loss(Batch(0, inputs, references(speech)[:1], 1.0, None), 0.0)
+    assert not torch.isfinite(loss)
+    for name, buffer in recognizer.model.named_buffers():
+        if buffer.is_floating_point():
+            assert torch.equal(buffer, before[name]), name
 
 
 def test_a_pruned_model_is_not_trained_on(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -261,6 +263,28 @@ def test_what_a_feed_gives_can_be_trained_on(pool: SpeechPool) -> None:
     weight = torch.ones(HOP, requires_grad=True)
     (features @ weight).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
+
+
+def test_whoever_has_not_computed_yet_keeps_its_threads(tmp_path: Path) -> None:
+    """PyTorch takes what another thread has set last, the first time that it computes."""
+    program = f"""
+import numpy, soundfile, torch
+torch.set_num_threads(3)
+from secateur.speech.augmentation import Augmentation
+from secateur.speech.corpus import open_corpus
+from secateur.speech.pool import SpeechPool
+from secateur.speech.skips import SkipLog
+from secateur.training.feed import Feed
+soundfile.write("{tmp_path}/a.wav", numpy.zeros(16000), 16000)
+pool = SpeechPool.read(open_corpus("{tmp_path}"), 16000, skips=SkipLog())
+def prepare(waves):
+    return {{"attention_mask": torch.ones(len(waves), 5, dtype=torch.bool)}}
+with Feed(pool, prepare, sample_rate=16000, augmentation=Augmentation.none(), seed=0, threads=1) as feed:
+    next(feed)
+    print(torch.get_num_threads())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "3\n"
 
 
 def test_an_error_of_the_thread_is_raised_where_its_batch_would_have_come(pool: SpeechPool) -> None:

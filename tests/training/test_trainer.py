@@ -226,11 +226,11 @@ def test_steps_are_planned_so_that_data_steps_and_validations_fit_the_time(
         objective,
         Length(seconds=600.0),
         before=lambda _: clock.passes(0.25),
-        loop={"validations": 3},
+        loop={"validations": 3, "validations_after": 2},
         validate=validate,
     )
     took = clock.now - 100.0
-    assert 600.0 - step_seconds - 0.25 <= took <= 600.0
+    assert 578.0 - step_seconds - 0.25 <= took <= 578.0
     assert trainer.progress.spent == took
     assert sum("WER" in row for row in trainer.progress.history) == 4
 
@@ -334,6 +334,17 @@ def test_validations_are_spread_evenly_and_the_last_is_after_the_last_step(
     loop = {"validations": validations}
     history = trained(objective, Length(steps=steps), loop=loop, validate=objective.distance).progress.history
     assert [row["step"] for row in history if "WER" in row] == expected
+
+
+def test_a_validation_that_was_due_when_there_turn_out_to_be_fewer_steps_is_made_up_for(clock: Clock) -> None:
+    steps = iter(range(10_000))
+    objective = LeastSquares(during=lambda _: clock.passes(0.5 if next(steps) < LOOKS[0] else 6.0))
+    trainer = trained(objective, Length(seconds=600.0), loop={"validations": 10}, validate=lambda: 0.5)
+    validated = [row["step"] for row in trainer.progress.history if "WER" in row]
+    # 1,200 steps were to come at first, 111 at the second look: four tenths of them are done by then.
+    assert trainer.progress.total == 111
+    assert validated[:2] == [0, LOOKS[1]]
+    assert len(validated) == 8
 
 
 def test_an_untrained_model_is_validated_only_where_that_tells_something() -> None:
@@ -531,4 +542,5 @@ def test_checkpoints_are_written_once_a_minute_and_less_often_where_they_take_lo
     monkeypatch.setattr(room, "write_state", write)
     objective = LeastSquares(during=lambda _: clock.passes(1.0))
     trained(objective, Length(steps=400), checkpoint=tmp_path / "state.pt")
-    assert [step for _, step in written] == [61, 122, 183, 334]
+    # And at the end.
+    assert [step for _, step in written] == [61, 122, 183, 334, 400]

@@ -56,6 +56,19 @@ def test_a_second_run_at_the_same_time_is_refused_and_disturbs_nothing(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nobody_has_the_place_before_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted(workspace: Workspace) -> None:
+        with pytest.raises(SecateurError, match="another run is at work"):
+            Workspace.of(tmp_path / "out", BEFORE)
+        close(workspace)
+
+    close = Workspace.close
+    monkeypatch.setattr(Workspace, "close", deleted)
+    with Workspace.of(tmp_path / "out", BEFORE):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_settings_are_refused_with_what_differs_in_words(tmp_path: Path) -> None:
     kept = stopped(tmp_path / "out").folder
     now = {"keep": "params=40%", "learned": {"steps": 8, "phases": ["search"], "rate": 0.1}}

@@ -143,18 +143,20 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
         if "steps" in given:
             raise SecateurError("--minutes and --steps both say how long the training is: give one of them")
         given = given | {"steps": None}
-    if "init" in given:
+    if config is not None:
+        settings = TrainSettings.from_yaml(config).changed(given)
+    elif "data" in given:
+        settings = TrainSettings(**given)
+    else:
+        missing = next(each for each in context.command.params if each.name == "data")
+        raise click.MissingParameter(ctx=context, param=missing)
+    if settings.init is not None:
         for name in ("size", "layers", "width", "heads"):
             if name in given:
                 raise SecateurError(
-                    f"--{name} is for random weights, and --init has its own: give one of them"
+                    f"--{name} is for random weights, and {settings.init}, which training begins with, has its own: leave one of them out"
                 )
-    if config is not None:
-        return TrainSettings.from_yaml(config).changed(given)
-    if "data" not in given:
-        missing = next(each for each in context.command.params if each.name == "data")
-        raise click.MissingParameter(ctx=context, param=missing)
-    return TrainSettings(**given)
+    return settings
 
 
 def _told(report: dict[str, Any]) -> str:

@@ -121,8 +121,16 @@ class Learned:
             raise SecateurError(
                 f"batches of {self.batch_seconds:g} s cannot be made; give a finite length above 0"
             )
-        if self.minutes < 0 or (self.steps is not None and self.steps < 0):
+        if not 0 <= self.minutes < math.inf or (self.steps is not None and self.steps < 0):
             raise SecateurError("a run cannot take less than no time; give --minutes or --steps of 0 or more")
+        for name in ("rate", "gate_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SecateurError(f"{name} is {getattr(self, name)}; give a finite number above 0")
+        for name in ("validations", "valid_utterances"):
+            if getattr(self, name) < 0:
+                raise SecateurError(f"{name} is {getattr(self, name)}; give 0 or more")
+        if not 0 <= self.search_share <= 1:
+            raise SecateurError(f"search_share is {self.search_share}; give 0 to 1")
 
 
 class LearnedMethod:
@@ -384,6 +392,7 @@ class LearnedMethod:
                     self._length(phase),
                     validations=settings.validations,
                     keeps_best=recovers,
+                    validations_after=len(PARTS) if recovers else 0,
                     decays=recovers,
                     averages=AVERAGE if recovers else 0.0,
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,6 +63,11 @@ class OneShot:
         if self.trials < 0 or (self.trials and (self.uniform or SCORES[self.score].uniform)):
             raise SecateurError(
                 f"there can be no {self.trials} trials; give 0 or more, and none where all groups keep the same fraction"
+            )
+        if not (0 < self.score_minutes < math.inf and 0 <= self.reconstruct_minutes < math.inf):
+            raise SecateurError(
+                f"{self.score_minutes:g} minutes to score on and {self.reconstruct_minutes:g} to refit on make no sense; "
+                "give a finite number above 0, and one of 0 or more"
             )
         if self.seed < 0:
             raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")

@@ -31,12 +31,14 @@ class Score:
         needs: statistics that must have been gathered.
         estimate: from the model, its groups and the statistics to an elimination for each group it can judge.
         uniform: whether it says which units go, but not of which groups: all are to keep the same fraction.
+        judges_width: whether it judges the residual width.
     """
 
     name: str
     needs: frozenset[Kind]
     estimate: Callable[[PreTrainedModel, Groups, Statistics], dict[str, Elimination]]
     uniform: bool = False
+    judges_width: bool = True
 
     def __call__(self, model: PreTrainedModel, groups: Groups, statistics: Statistics) -> Scores:
         with torch.no_grad():
@@ -262,13 +264,13 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score("magnitude", frozenset(), magnitude),
             Score("wanda", frozenset({"activations"}), wanda),
             Score("fisher", frozenset({"gates"}), fisher),
-            Score("obs", frozenset({"gram", "metric"}), obs),
+            Score("obs", frozenset({"gram", "metric"}), obs, judges_width=False),
             Score("taylor", frozenset({"slopes"}), taylor),
             Score("hessian", frozenset({"weights"}), hessian),
             Score("mope", frozenset({"ablations"}), mope),
-            Score("latent", frozenset({"ablations"}), latent),
-            Score("layerdrop", frozenset(), layerdrop),
-            Score("depth", frozenset({"depth"}), depth),
+            Score("latent", frozenset({"ablations"}), latent, judges_width=False),
+            Score("layerdrop", frozenset(), layerdrop, judges_width=False),
+            Score("depth", frozenset({"depth"}), depth, judges_width=False),
             Score("random", frozenset(), random, uniform=True),
         )
     }

@@ -89,10 +89,10 @@ def sample_pool(pool: SpeechPool, minutes: float, batch_seconds: float, *, seed:
 
 
 def spread(corpus: Corpus, count: int) -> Corpus:
-    """About so many utterances of a corpus, evenly spread over it, so that all its speakers are among them."""
+    """So many utterances of a corpus, or all, evenly spread over it, so that all its speakers are among them."""
     entries = list(islice(corpus.entries(), DRAWN_FROM))
-    step = max(1, len(entries) // count)
-    chosen = entries[::step][:count]
+    count = min(count, len(entries))
+    chosen = [entries[index * len(entries) // count] for index in range(count)]
     return Corpus(lambda: iter(chosen))
 
 

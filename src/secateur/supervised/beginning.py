@@ -13,18 +13,18 @@ from secateur.errors import SecateurError
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.recognizer import Recognizer, load
-from secateur.supervised.pieces import find_pieces
-from secateur.supervised.settings import VOCABULARY, TrainSettings
+from secateur.supervised.settings import TrainSettings
 
 
 def untrained(
     settings: TrainSettings,
     features: ParakeetFeatureExtractor,
-    transcripts: Sequence[str],
+    pieces: Sequence[str],
+    needed: Sequence[float],
     device: str | torch.device,
 ) -> Recognizer:
-    """A recogniser of random weights that can write what is said in the speech."""
-    tokenizer = tokenizer_from_pieces(*find_pieces(transcripts, settings.vocabulary or VOCABULARY))
+    """A recogniser of random weights that writes with pieces of words, which are needed as often as `find_pieces` says."""
+    tokenizer = tokenizer_from_pieces(pieces, needed)
     shape, blank = settings.shape, len(tokenizer) - 1
     config = ConformerConfig(
         vocab_size=blank + 1,
@@ -49,13 +49,14 @@ def untrained(
     return Recognizer(model.to(device), features, tokenizer)
 
 
-def with_vocabulary(begun: Recognizer, size: int, transcripts: Sequence[str], seed: int) -> Recognizer:
+def with_vocabulary(
+    begun: Recognizer, pieces: Sequence[str], needed: Sequence[float], seed: int
+) -> Recognizer:
     """A recogniser that hears as before, and has yet to learn to write with pieces found anew.
 
     It begins with writing each where it wrote the longest piece that the new one ends with, as often as the new one is needed among
     all that end so. From a head of random weights it would first have to learn to write nothing, and then something.
     """
-    pieces, needed = find_pieces(transcripts, size)
     tokenizer, model = tokenizer_from_pieces(pieces, needed), begun.model
     before, known = model.ctc_head, begun.tokenizer.get_vocab()
     with torch.random.fork_rng([]):
@@ -89,10 +90,8 @@ def going_on(init: str | Path, device: str | torch.device, dropout: float | None
     return recognizer
 
 
-def check_writable(
-    tokenizer: PreTrainedTokenizerBase, transcripts: Sequence[str], init: str | Path | None
-) -> None:
-    """Refuse transcripts that a tokenizer has no letters for."""
+def check_writable(tokenizer: PreTrainedTokenizerBase, transcripts: Sequence[str], whose: str) -> None:
+    """Refuse transcripts that a tokenizer has no letters for; ``whose`` it is stands in the refusal."""
     for letter in sorted({*"".join(transcripts)} - {" "}):
         try:
             ids = tokenizer(letter).input_ids
@@ -100,5 +99,5 @@ def check_writable(
             ids = []
         if not ids or tokenizer.unk_token_id in ids:
             raise SecateurError(
-                f"{init} cannot write {letter!r}, which is in the transcripts: give it another --vocabulary, or give other speech"
+                f"{whose} cannot write {letter!r}, which is in the transcripts: give it another --vocabulary, or give other speech"
             )

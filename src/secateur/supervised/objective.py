@@ -29,10 +29,16 @@ class Transcription(WeightsObjective):
         """The loss per token of the batch; utterances whose audio or words are not known count for nothing."""
         model = self.recognizer.model.train()
         device = model.device
+        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        before = [buffer.clone() for buffer in statistics]
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Of the step alone, so that a run that is resumed draws what it would have drawn.
             torch.manual_seed(self.seed * 1_000_003 + batch.step)
             logits_BTV = model(**batch.inputs).logits
+        if not all(bool(torch.isfinite(buffer).all()) for buffer in statistics):
+            # Such a step is not taken, and norms over batches would not forget it.
+            for buffer, earlier in zip(statistics, before, strict=True):
+                buffer.copy_(earlier)
         targets = [
             torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
             for text in batch.texts

@@ -28,7 +28,8 @@ from secateur.structure.checkpoint import new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.beginning import check_writable, going_on, untrained, with_vocabulary
 from secateur.supervised.objective import Transcription
-from secateur.supervised.settings import MATRICES, Size, TrainSettings
+from secateur.supervised.pieces import find_pieces
+from secateur.supervised.settings import MATRICES, VOCABULARY, Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
 from secateur.training.phase import Log, run_phase
@@ -103,13 +104,22 @@ def train(
         if speech.left_out:
             tell(speech.said())
         transcripts = [text for text in map(pool.text, range(len(pool))) if text is not None]
-        if begun is None:
-            recognizer = untrained(settings, features, transcripts, device)
-        elif settings.vocabulary is not None:
-            recognizer = with_vocabulary(begun, settings.vocabulary, transcripts, settings.seed)
-        else:
+        if begun is not None and settings.vocabulary is None:
             recognizer = begun
-            check_writable(recognizer.tokenizer, transcripts, settings.init)
+        else:
+            # Kept, so that a run which goes on writes with them, whatever has become of the speech.
+            size = settings.vocabulary or VOCABULARY
+            found = workspace.stage(
+                "vocabulary",
+                lambda: dict(zip(("pieces", "needed"), find_pieces(transcripts, size), strict=True)),
+            )
+            words = found["pieces"], found["needed"]
+            recognizer = (
+                untrained(settings, features, *words, device)
+                if begun is None
+                else with_vocabulary(begun, *words, settings.seed)
+            )
+        check_writable(recognizer.tokenizer, transcripts, str(settings.init or "the run that goes on"))
         with clock.time("train"):
             made = workspace.stage(
                 PHASE, lambda: _learned(settings, recognizer, pool, valid, workspace, progress, log)

@@ -145,6 +145,8 @@ class Feed:
         self._closed = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="secateur-feed", daemon=True)
+        # Whoever has not computed yet would take the number of threads that was set last, in whichever thread.
+        torch.get_num_threads()
         self._thread.start()
 
     @classmethod

@@ -110,6 +110,7 @@ class Loop:
         validations: how often the model is validated, evenly spread, the last time after the last step; and once more
             before the first one.
         validates_untrained: whether there is that one.
+        validations_after: how many more there will be when the phase has ended, in its time.
         warm_up: steps over which the rates rise.
         decays: whether they fall along half a cosine to the end, or stay.
         averages: part of a moving average of what is learned that stays at a step; the average is then what is validated
@@ -123,6 +124,7 @@ class Loop:
     validations: int = 4
     keeps_best: bool = False
     validates_untrained: bool = True
+    validations_after: int = 0
     warm_up: int = WARM_UP_STEPS
     decays: bool = True
     averages: float = 0.0
@@ -211,8 +213,8 @@ class Trainer:
                 self.step(next(batches))
                 if perf_counter() - written > self._pause:
                     written = self._write()
-            if interrupted():
-                self._write()
+            # At the end of the phase too: what comes after it takes its time, and may be stopped.
+            self._write()
         final = progress.average if progress.best is None else progress.best[1]
         if final is not None:
             self.objective.load_model_state(final)
@@ -276,7 +278,8 @@ class Trainer:
         if progress.step in LOOKS:
             laps = self._laps[len(self._laps) // 4 :]
             done = sum("WER" in row for row in progress.history)
-            to_come = self._validating * (self.loop.validates_untrained + self.loop.validations - done)
+            expected = self.loop.validates_untrained + self.loop.validations + self.loop.validations_after
+            to_come = self._validating * (expected - done)
             left = given - progress.spent - to_come
             progress.total = progress.step + max(0, int(left * len(laps) / sum(laps)))
             self._laps.clear()
@@ -288,8 +291,9 @@ class Trainer:
             return
         if step % max(1, total // HISTORY) == 0 and self._broken == 0:
             self.progress.history.append({"step": float(step), **figures})
-        # Spread over all steps; those of the probe, when nobody knew, are left out.
-        if step * self.loop.validations // total > (step - 1) * self.loop.validations // total:
+        # Spread over all steps, of which there may be fewer than was thought at the last one.
+        last = max((row["step"] for row in self.progress.history if "WER" in row), default=0.0)
+        if step * self.loop.validations // total > last * self.loop.validations // total:
             self._validate()
 
     def _validate(self) -> None:

@@ -82,10 +82,11 @@ class Workspace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Delete everything, unless the run was stopped with something to go on from; others may go on then."""
-        if self._lock is not None:
-            self._lock.release()
+        # Before others may have the place: one that has begun there would lose its files.
         if kind is None or not self.resumes:
             self.close()
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def resumes(self) -> bool:

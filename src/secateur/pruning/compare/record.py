@@ -11,7 +11,6 @@ from typing import Any
 from secateur.errors import SecateurError, reason
 from secateur.files import whole
 from secateur.pruning.compare.settings import CompareSettings, run_name
-from secateur.runs import environment
 
 RECORD = "compare.json"
 """What the record of a comparison is called, in its folder."""
@@ -65,13 +64,13 @@ class Comparison:
         settings: as JSON has them.
         unpruned: figures of the unpruned model: on ``valid`` and, where there is one, on ``test``.
         rows: by budget, and then by method.
-        environment: versions and the machine.
+        environment: versions, the machine and the device.
     """
 
     settings: Mapping[str, Any]
     unpruned: Mapping[str, Mapping[str, Any]]
     rows: Sequence[Row]
-    environment: Mapping[str, str] = field(default_factory=environment)
+    environment: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, ready for `json.dumps`."""
@@ -85,23 +84,31 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier call found out: figures of the unpruned model, and rows by method and budget."""
+    """What an earlier call found out.
 
+    Attributes:
+        runs: methods and budgets that came to a result.
+        unpruned: figures of the unpruned model, where they are of the same speech and device.
+        rows: of those runs, by method and budget, where they are so too.
+    """
+
+    runs: Sequence[tuple[str, str]] = ()
     unpruned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: Mapping[tuple[str, str], Row] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, file: Path, settings: CompareSettings) -> Known:
-        """Read a record. One that is not there, damaged or of other speech tells nothing: its runs are measured anew."""
+    def read(cls, file: Path, settings: CompareSettings, device: str) -> Known:
+        """Read a record. One of other speech or another device tells of runs alone; one that is not there, or damaged, of nothing."""
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             asked = settings.plain()
-            if any(record["settings"][name] != asked[name] for name in _MEASURED):
-                return cls()
             found = [Row(**{name: row[name] for name in Row.__dataclass_fields__}) for row in record["rows"]]
-            return cls(
-                dict(record["unpruned"]), {(row.method, row.budget): row for row in found if not row.error}
-            )
+            rows = {(row.method, row.budget): row for row in found if not row.error}
+            if record["environment"].get("device", device) != device or any(
+                record["settings"][name] != asked[name] for name in _MEASURED
+            ):
+                return cls(tuple(rows))
+            return cls(tuple(rows), dict(record["unpruned"]), rows)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 

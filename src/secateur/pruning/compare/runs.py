@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
@@ -25,6 +25,7 @@ from secateur.pruning.curves import CostModel
 from secateur.pruning.prune import costs_of, prune, sampled
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
+from secateur.runs import environment
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import sample_pool
@@ -71,8 +72,10 @@ def compare(
     """
     out = Path(out)
     progress = progress or ProgressBar("comparing", quiet=True)
-    known = Known.read(out / RECORD, settings)
-    runs = _runs(settings, known.rows, out)
+    device = "cpu" if recognizer is None else str(recognizer.model.device)
+    machine = environment() | {"device": device}
+    known = Known.read(out / RECORD, settings, device)
+    runs = _runs(settings, known.runs, out)
     for method, budget in runs:
         _refuse_others(out / run_name(method, budget), settings.run(method, budget))
     for speech in (settings.data, settings.valid, settings.test):
@@ -88,7 +91,7 @@ def compare(
             unpruned["test"] = _figures(
                 evaluate(same.recognizer, settings.test, limit=settings.limit, progress=progress)
             )
-        write(Comparison(settings.plain(), unpruned, known.after(runs)), out / RECORD)
+        write(Comparison(settings.plain(), unpruned, known.after(runs), machine), out / RECORD)
     for number, (method, budget) in enumerate(runs, start=1):
         folder = out / run_name(method, budget)
         row = known.rows.get((method, budget))
@@ -97,8 +100,11 @@ def compare(
                 tell(f"{number} of {len(runs)}: {method}, {budget}")
             row = _row(method, budget, folder, settings, same, tell)
         rows.append(row)
-        write(Comparison(settings.plain(), unpruned, [*rows, *known.after(runs[number:])]), out / RECORD)
-    return Comparison(settings.plain(), unpruned, rows)
+        write(
+            Comparison(settings.plain(), unpruned, [*rows, *known.after(runs[number:])], machine),
+            out / RECORD,
+        )
+    return Comparison(settings.plain(), unpruned, rows, machine)
 
 
 class _Same:
@@ -156,9 +162,7 @@ class _Same:
         )
 
 
-def _runs(
-    settings: CompareSettings, known: Mapping[tuple[str, str], Row], out: Path
-) -> list[tuple[str, str]]:
+def _runs(settings: CompareSettings, known: Sequence[tuple[str, str]], out: Path) -> list[tuple[str, str]]:
     """Methods and budgets, those that are there already included."""
     asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
     there = [run for run in known if run[0] in METHODS and (out / run_name(*run)).is_dir()]
@@ -226,7 +230,12 @@ def _row(
             return Row(method, budget, error=str(error))
         # Teacher, student and moments of a run refer to each other.
         gc.collect()
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SecateurError(
+            f"{folder}/report.json cannot be read: {reason(error)}; delete the folder, and the run is made anew"
+        ) from None
     dense = same.recognizer
     pruned = load(folder, device=str(dense.model.device), dtype=dense.model.dtype)
     test = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.oneshot import Judgement, Stages, judge, share_out
@@ -89,7 +89,12 @@ class Judge:
             "scores": {name: (list(each.order), each.rise) for name, each in judgement.scores.items()},
             "seconds": perf_counter() - began,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SecateurError(
+                f"{self.folder} cannot be made: {reason(error)}; choose another place"
+            ) from None
         write_state(file, made)
         return made
 
