@@ -1,4 +1,4 @@
-"""Pruning by learning to several budgets: masks, weights and multipliers together, then recovery.
+"""Pruning by the default method to several budgets: scores, refitting, recovery; on request a search between.
 
 Pruned on `fit` as untranscribed audio, decided and measured on `valid`. A row whose result exists is skipped unless
 --again; one that was stopped goes on where it was. With --publish its model is measured on `test` too, once.
@@ -61,13 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--budgets", nargs="+", default=BUDGETS)
     parser.add_argument("--data", nargs="+", choices=("fit", "unlabelled"), default=["fit"])
-    parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES)
+    parser.add_argument("--phases", nargs="*", choices=PHASES, default=Learned().phases)
     parser.add_argument(
         "--minutes", type=float, default=Learned().minutes, help="of start, search and recovery"
     )
     parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
     parser.add_argument("--trials", type=int, default=0, help="plans to try beside the first")
-    parser.add_argument("--name", default="learned", help="what the results' names begin with")
+    parser.add_argument(
+        "--name",
+        default="recovered",
+        help="what the results' names begin with; with the search it is learned",
+    )
     parser.add_argument("--publish", action="store_true", help="measure on test too")
     parser.add_argument("--again", action="store_true", help="measure rows anew that have a result")
     parser.add_argument("--seed", type=int, default=0)
