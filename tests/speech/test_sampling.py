@@ -98,6 +98,12 @@ def test_a_short_sample_is_not_made_of_the_longest_utterances() -> None:
     assert 0.3 < chosen.count(2.0) / len(chosen) < 0.7
 
 
+def test_whoever_stops_early_has_not_heard_the_longest_alone() -> None:
+    lengths: list[float | str] = [2.0 + i % 15 for i in range(200)]
+    first = [lengths[drawn(draw(corpus_of(lengths), 20.0, seed=seed)[:1])[0]] for seed in range(40)]
+    assert 7 < sum(map(float, first)) / len(first) < 12
+
+
 def test_a_large_corpus_is_read_no_further_than_the_draw_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "DRAWN_FROM", 50)
     endless = Corpus(lambda: (Utterance(f"u{i}", Path(str(i), "4")) for i in count()))

@@ -55,7 +55,7 @@ def sample_batches(
     alone = 1 / sample_rate
     read = read_batches(utterances, sample_rate, alone, skips=skips, window_seconds=alone)
     drawn = (batch.waveforms[0] for batch in read)
-    return _batches(drawn, minutes, sample_rate, batch_seconds)
+    return _batches(drawn, minutes, sample_rate, batch_seconds, rng)
 
 
 def _pieces(utterances: Sequence[Utterance], seconds: float, rng: random.Random) -> list[Utterance]:
@@ -83,9 +83,9 @@ def sample_pool(pool: SpeechPool, minutes: float, batch_seconds: float, *, seed:
 
     The arguments and the result are those of `sample_batches`.
     """
-    order = list(range(len(pool)))
-    random.Random(seed).shuffle(order)
-    return _batches(map(pool.waveform, order), minutes, pool.sample_rate, batch_seconds)
+    order, rng = list(range(len(pool))), random.Random(seed)
+    rng.shuffle(order)
+    return _batches(map(pool.waveform, order), minutes, pool.sample_rate, batch_seconds, rng)
 
 
 def spread(corpus: Corpus, count: int) -> Corpus:
@@ -108,11 +108,19 @@ def first_batches(batches: Sequence[Sequence[Waveform]], samples: float) -> list
 
 
 def _batches(
-    waveforms: Iterable[Waveform], minutes: float, sample_rate: int, batch_seconds: float
+    waveforms: Iterable[Waveform], minutes: float, sample_rate: int, batch_seconds: float, rng: random.Random
 ) -> list[list[Waveform]]:
-    """The first minutes of waveforms, packed window by window."""
+    """The first minutes of waveforms, packed window by window; the batches of a window in random order."""
     window: list[Waveform] = []
     batches: list[list[Waveform]] = []
+
+    def pack() -> None:
+        packed = _packed(window, int(batch_seconds * sample_rate))
+        # The longest are together, and whoever stops in a window should not have heard them alone.
+        rng.shuffle(packed)
+        batches.extend(packed)
+        window.clear()
+
     left, room = minutes * 60 * sample_rate, WINDOW_SECONDS * sample_rate
     for waveform in waveforms:
         window.append(waveform)
@@ -120,9 +128,9 @@ def _batches(
         if left <= 0:
             break
         if sum(map(len, window)) >= room:
-            batches += _packed(window, int(batch_seconds * sample_rate))
-            window = []
-    return batches + _packed(window, int(batch_seconds * sample_rate))
+            pack()
+    pack()
+    return batches
 
 
 def _packed(waveforms: list[Waveform], bound: int) -> list[list[Waveform]]:
