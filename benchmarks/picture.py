@@ -1,9 +1,9 @@
 """Draw what a comparison came to, for the README: word error rates against parameters and against measured time.
 
-    python -m benchmarks.picture arena/compare.json
+    python -m benchmarks.picture                       the rows that benchmarks.arena has recorded
+    python -m benchmarks.picture arena/compare.json    a comparison that `secateur compare` has left
 
-It takes the ``compare.json`` of `secateur compare`, or a result that `benchmarks.record` made of that command. Needs Matplotlib:
-pip install 'secateur[figures]'.
+Needs Matplotlib: pip install '.[figures]'.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from benchmarks.record import RESULTS, ROOT, Figures
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COMPARISON = RESULTS / "compare.json"
 OUTSIDER = RESULTS / "whisper_tiny_test.json"
 OUT = ROOT / "docs" / "pictures" / "compare.png"
 
@@ -63,12 +62,10 @@ def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], 
     """The models of a comparison, the unpruned one first, and what they were measured on: ``test``, else ``valid``.
 
     Args:
-        file: a record of a comparison.
+        file: a record of a comparison, or a folder with results of `benchmarks.arena`, of which those of the first seed are drawn.
         outsider: a result of `benchmarks.whisper`, which belongs to ``test`` alone.
     """
-    record = _read(file)
-    figures = record.get("figures", record)
-    figures = figures.get("printed", figures)
+    figures = _gathered(file) if file.is_dir() else _read(file)
     name = "test" if "test" in figures["unpruned"] else "valid"
     dense = figures["unpruned"][name]
     points = [_point("unpruned", "", dense["params"], 1.0, dense)]
@@ -81,6 +78,15 @@ def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], 
         whisper = found["whisper"]
         points.append(_point(WHISPER, "", whisper["params"], found["time"]["median"], whisper))
     return points, name
+
+
+def _gathered(folder: Path) -> Figures:
+    """The rows that lie in a folder, as a record of a comparison has them."""
+    results = [_read(file) for file in sorted(folder.glob("arena_*.json"))]
+    figures = [each["figures"] for each in results if not each["seed"]]
+    if not figures:
+        raise SystemExit(f"{folder} has no rows to draw: python -m benchmarks.arena makes them")
+    return {"unpruned": figures[0]["unpruned"], "rows": [each["row"] for each in figures]}
 
 
 def draw(points: Sequence[Point], measured_on: str, out: Path) -> None:
@@ -247,7 +253,9 @@ def _read(file: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw a comparison that was recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("comparison", type=Path, nargs="?", default=COMPARISON)
+    parser.add_argument(
+        "comparison", type=Path, nargs="?", default=RESULTS, help="compare.json, or a folder of results"
+    )
     parser.add_argument("--whisper", type=Path, default=OUTSIDER, help="result of benchmarks.whisper")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import learned, oneshot
+from benchmarks.arena import PREFIX
 from benchmarks.record import RESULTS, ROOT, Figures
 from secateur.pruning.compare import run_name
 
@@ -44,6 +45,10 @@ class Results:
         self._results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
         self.used: dict[str, Figures] = {}
 
+    def names(self, prefix: str) -> list[str]:
+        """The results whose names begin so."""
+        return [name for name in self._results if name.startswith(prefix)]
+
     def figures(self, name: str) -> Figures | None:
         """The figures of a result, or None if it was not measured."""
         if name not in self._results:
@@ -56,7 +61,9 @@ class Results:
 def section(folder: Path) -> str:
     """What stands between the markers."""
     results = Results(folder)
-    written = (accuracy(results), pruned(results), whisper(results), speed(results), demo(results))
+    written = (
+        accuracy(results), pruned(results), arena(results), whisper(results), speed(results), demo(results)
+    )  # fmt: skip
     parts = [part for part in written if part]
     if not parts:
         return "No figures have been recorded yet."
@@ -103,6 +110,48 @@ def pruned(results: Results) -> str:
         rows.insert(0, ["everything", "unpruned", *size, *wer, ""])
     head = ["kept", "method", "parameters", "MACs / s", "WER dev-clean", "WER test-clean", "pruning"]
     return table(head, rows)
+
+
+def arena(results: Results) -> str:
+    """What the methods of `secateur compare` come to, given the same work: by budget, the best first."""
+    found = [figures for name in results.names(PREFIX) if (figures := results.figures(name))]
+    if not found:
+        return ""
+    rows = [each["row"] for each in found]
+    done = [row for row in rows if row["error"] is None]
+    lines = [
+        [
+            f"`{row['budget']}`",
+            f"`{row['method']}`",
+            millions(row["valid"]["params"]),
+            f"{row['kept']['macs_per_second']:.0%}",
+            f"{row['time']['median']:.0%}",
+            percent(row["valid"]["wer"]),
+            f"{percent(row['test']['wer'])} ({100 * row['test']['wer_interval'][0]:.2f} to {100 * row['test']['wer_interval'][1]:.2f})",
+            str(sum(row["steps"].values())),
+        ]
+        for row in sorted(done, key=lambda row: (row["budget"], row["test"]["wer"]))
+    ]
+    minutes = max(each["settings"]["learned"]["minutes"] for each in found)
+    text = (
+        f"The rivals, by `python -m benchmarks.arena`: the same speech and budget, {minutes:g} minutes of one thread each for scoring, refitting and "
+        "recovery ([what is compared](docs/compare.md)). `obs` is what `secateur prune` does by default. Measured so far:\n\n"
+    )
+    head = [
+        "kept",
+        "method",
+        "parameters",
+        "MACs",
+        "time",
+        "WER dev-clean",
+        "WER test-clean, 95 % interval",
+        "steps",
+    ]
+    text += table(head, lines)
+    for row in rows:
+        if row["error"] is not None:
+            text += f"\n\n`{row['method']}` at `{row['budget']}`: {row['error']}."
+    return text
 
 
 def pruning_minutes(figures: Figures) -> float:

@@ -118,6 +118,23 @@ def test_pruning_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> N
     )
 
 
+def test_the_arena_records_a_row_at_a_time_and_says_what_could_not_be(run: Run, tmp_path: Path) -> None:
+    some = ["--keep", "80%", "--steps", 1, "--refit-minutes", 0.02, "--models", tmp_path / "models"]
+    first = run("arena", *some, "--methods", "magnitude")
+    assert set(first) == {"arena_magnitude_params80_macs80"}
+    row = first["arena_magnitude_params80_macs80"]["figures"]["row"]
+    assert row["error"] is None
+    assert 0.6 < row["kept"]["params"] <= 0.8
+    assert {"wer", "wer_interval"} <= row["test"].keys()
+    second = run("arena", *some, "--methods", "magnitude", "layerdrop")
+    assert second["arena_magnitude_params80_macs80"] == first["arena_magnitude_params80_macs80"]
+    readme = importlib.import_module("benchmarks.readme")
+    text = readme.section(tmp_path / "results")
+    assert "| `params=80%,macs=80%` | `magnitude` |" in text
+    other = second["arena_layerdrop_params80_macs80"]["figures"]["row"]
+    assert other["error"] is None or f"`layerdrop` at `params=80%,macs=80%`: {other['error']}." in text
+
+
 def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_path: Path) -> None:
     variants = ["default", "plain_divergence", "without_front_end_groups", "with_search_from_open_gates"]
     some = ["--keep", "params=80%", "--steps", "4", "--models", tmp_path / "models"]

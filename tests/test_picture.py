@@ -45,19 +45,26 @@ def size(png: Path) -> tuple[int, int]:
     return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
-@pytest.mark.parametrize("wrapped", [False, True], ids=["compare.json", "recorded"])
-def test_a_comparison_becomes_a_picture(picture: ModuleType, tmp_path: Path, wrapped: bool) -> None:
+@pytest.mark.parametrize("rows", [False, True], ids=["compare.json", "results"])
+def test_a_comparison_becomes_a_picture(picture: ModuleType, tmp_path: Path, rows: bool) -> None:
     record = comparison()
-    (tmp_path / "compare.json").write_text(
-        json.dumps({"figures": {"printed": record}} if wrapped else record)
-    )
+    source = tmp_path / "results" if rows else tmp_path / "compare.json"
+    if rows:
+        source.mkdir()
+        for number, row in enumerate(record["rows"]):
+            figures = {"unpruned": record["unpruned"], "row": row}
+            for seed in (0, 1):
+                file = source / f"arena_{number:02}_{seed}.json"
+                file.write_text(json.dumps({"seed": seed, "figures": figures}))
+    else:
+        source.write_text(json.dumps(record))
     whisper = {"figures": {"whisper": heard(0.056, 37.8e6), "time": {"median": 2.3}}}
     (tmp_path / "whisper.json").write_text(json.dumps(whisper))
     out = tmp_path / "docs" / "compare.png"
     arguments = ["--whisper", tmp_path / "whisper.json", "--out", out]
-    picture.main(list(map(str, [tmp_path / "compare.json", *arguments])))
+    picture.main(list(map(str, [source, *arguments])))
     assert size(out) == (1600, 864)
-    points, measured_on = picture.read_points(tmp_path / "compare.json", tmp_path / "whisper.json")
+    points, measured_on = picture.read_points(source, tmp_path / "whisper.json")
     assert measured_on == "test"
     assert [points[0].name, points[-1].name, len(points)] == ["unpruned", "Whisper tiny.en", 10]
     assert points[1].wer == 0.08
@@ -83,3 +90,5 @@ def test_names_keep_their_distance_and_stay_near(picture: ModuleType) -> None:
 def test_a_comparison_that_cannot_be_read_is_one_line(picture: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="compare.json cannot be read"):
         picture.main([str(tmp_path / "compare.json")])
+    with pytest.raises(SystemExit, match="has no rows to draw"):
+        picture.main([str(tmp_path)])

@@ -1,0 +1,83 @@
+"""The arena: every method at every budget, a row of `secateur compare` at a time, each a result of its own.
+
+Pruned on `fit` as untranscribed audio, decided on `valid`, measured on `test` too. A row whose result exists is skipped unless --again,
+and one that was stopped goes on where it was: all rows take hours, which may be spent on several days and machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
+from secateur.errors import SecateurError
+from secateur.progress import ProgressBar
+from secateur.pruning.compare import CompareSettings, compare, run_name
+from secateur.pruning.compare.settings import METHODS, read_budgets
+from secateur.pruning.learned import Learned
+from secateur.pruning.oneshot import OneShot
+
+PREFIX = "arena_"
+"""What the names of the rows' results begin with."""
+
+
+def settings_of(method: str, budget: str, options: argparse.Namespace) -> CompareSettings:
+    """A comparison of one method at one budget."""
+    return CompareSettings(
+        model_file(),
+        speech("fit"),
+        speech("valid"),
+        (budget,),
+        (method,),
+        speech("test"),
+        options.limit,
+        OneShot(reconstruct_minutes=options.refit_minutes, seed=options.seed),
+        Learned(minutes=options.minutes, steps=options.steps),
+    )
+
+
+def measure_row(method: str, budget: str, folder: Path, options: argparse.Namespace) -> Figures:
+    """Prune by the method, and measure; what cannot be done says why."""
+    settings = settings_of(method, budget, options)
+    with ProgressBar(method) as progress:
+        comparison = compare(settings, folder, progress=progress)
+    row = next(row for row in comparison.rows if (row.method, row.budget) == (method, budget))
+    run = settings.run(method, budget)
+    return {
+        "settings": {"oneshot": asdict(run.oneshot), "learned": asdict(run.learned)},
+        "unpruned": comparison.unpruned,
+        "row": asdict(row),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the rows that are missing."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--keep", nargs="+", default=["50%", "70%", "30%"], help="of parameters and MACs")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--minutes", type=float, default=16.0, help="of scoring, refitting and training")
+    parser.add_argument("--steps", type=int, help="of training, instead of --minutes")
+    parser.add_argument("--refit-minutes", type=float, default=15.0, help="audio to refit on")
+    parser.add_argument("--again", action="store_true", help="measure rows anew that have a result")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, help="folder for the pruned models")
+    options = parse(parser, arguments)
+    models = options.models or OUT / ("arena" if options.limit is None else "trials/arena")
+    for budget in read_budgets(options.keep):
+        for method in options.methods:
+            name = PREFIX + run_name(method, budget) + (f"_seed{options.seed}" if options.seed else "")
+            if not options.again and (options.results / f"{name}.json").exists():
+                continue
+            folder = models / f"seed{options.seed}"
+            try:
+                measure = partial(measure_row, method, budget, folder, options)
+                record(name, measure, options, benchmark="benchmarks.arena", seed=options.seed)
+            except SecateurError as error:
+                raise SystemExit(f"{name}: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
