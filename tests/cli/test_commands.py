@@ -58,6 +58,9 @@ def test_evaluate_compares_two_models_on_the_same_utterances(run: Run, model: Pa
     figures = json.loads(run("evaluate", model, "--data", speech, *against, "--json", "-").stdout)
     assert figures["comparison"]["difference"] == 0
     assert figures["against"]["wer"] == figures["wer"]
+    # A process has one most memory, whichever model it was for.
+    assert shown.stdout.count("peak memory") == (figures["peak_memory_mb"] is not None)
+    assert figures["against"]["peak_memory_mb"] is None
 
 
 def test_transcribe_keeps_the_order_of_its_arguments(run: Run, model: Path, speech: Path) -> None:

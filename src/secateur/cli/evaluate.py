@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -99,7 +100,8 @@ def evaluate(
         first.write_jsonl(utterances)
     figures, shown = {"model": model, **first.to_json()}, [evaluation_table(model, first, worst)]
     if against is not None:
-        second = run(against)
+        # The memory of the process at its largest is that of the first too.
+        second = replace(run(against), peak_memory_mb=None)
         comparison = compare(first, second)
         figures |= {"against": {"model": against, **second.to_json()}, "comparison": comparison.to_json()}
         shown += [evaluation_table(against, second, worst), comparison_text(comparison)]
