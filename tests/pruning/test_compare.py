@@ -285,6 +285,25 @@ def test_a_finished_run_without_a_row_is_measured_and_not_done_again(
     assert len((tmp_path / row.name / "test.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_run_whose_report_is_damaged_is_one_sentence(
+    everything: tuple[Path, Comparison], settings: MakeSettings, tmp_path: Path
+) -> None:
+    name = "wanda_params60_macs60"
+    shutil.copytree(everything[0] / name, tmp_path / name)
+    (tmp_path / name / "report.json").write_text("{", encoding="utf-8")
+    with pytest.raises(
+        SecateurError, match=r"report\.json cannot be read: .*; delete the folder, and the run"
+    ):
+        compare(settings("wanda"), tmp_path)
+
+
+def test_a_place_for_scores_that_is_none_is_one_sentence(settings: MakeSettings, tmp_path: Path) -> None:
+    (tmp_path / "scores").touch()
+    (row,) = compare(settings("magnitude"), tmp_path).rows
+    assert row.error is not None
+    assert "scores cannot be made: " in row.error
+
+
 def test_with_other_speech_to_measure_on_what_is_there_is_measured_anew(
     settings: MakeSettings, speech: Path, tmp_path: Path
 ) -> None:

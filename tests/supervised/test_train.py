@@ -332,6 +332,17 @@ def test_words_are_learned_as_error_rates_compare_them(speech: Path, tmp_path: P
     assert shouted.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
 
 
+def test_speech_to_measure_on_that_is_not_there_is_refused_before_the_work(
+    speech: Path, tmp_path: Path
+) -> None:
+    lines = [{"audio_filepath": f"{number}.wav", "text": "a word"} for number in range(11)]
+    manifest = tmp_path / "valid.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with pytest.raises(SecateurError, match="too much of the data cannot be read .skipped 11 of 11: .*0.wav"):
+        train(settings(speech, valid=manifest), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_speech_without_any_transcript_is_refused(speech: Path, tmp_path: Path) -> None:
     silent = tmp_path / "silent"
     silent.mkdir()

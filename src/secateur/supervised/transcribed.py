@@ -91,12 +91,21 @@ def scorable(data: str | Path, limit: int | None) -> Corpus:
     """Speech to measure on; refused here, before the work, rather than in the midst of it.
 
     Raises:
-        SecateurError: an utterance has no transcript, or the corpus is not there.
+        SecateurError: an utterance has no transcript, the corpus is not there, or too much of it has no header that can be read.
     """
-    valid = open_corpus(data, limit=limit)
+    valid, skips = open_corpus(data, limit=limit), SkipLog()
     for entry in valid.entries():
-        if isinstance(entry, Utterance) and entry.text is None:
+        if isinstance(entry, Skipped):
+            skips.skip(entry)
+            continue
+        if entry.text is None:
             raise SecateurError(
                 f"{entry.path} has no transcript to measure on: give transcribed speech as {data}, or none"
             )
+        try:
+            audio_seconds(entry.path)
+        except SecateurError as error:
+            skips.skip(Skipped(entry.id, str(error)))
+        else:
+            skips.count()
     return valid
