@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.arena import PREFIX
 from benchmarks.record import RESULTS, ROOT, Figures
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], 
 
 def _gathered(folder: Path) -> Figures:
     """The rows that lie in a folder, as a record of a comparison has them."""
-    results = [_read(file) for file in sorted(folder.glob("arena_*.json"))]
+    results = [_read(file) for file in sorted(folder.glob(f"{PREFIX}*.json"))]
     figures = [each["figures"] for each in results if not each["seed"]]
     if not figures:
         raise SystemExit(f"{folder} has no rows to draw: python -m benchmarks.arena makes them")

@@ -75,12 +75,9 @@ def accuracy(results: Results) -> str:
     rows = []
     for name, speech in SETS.items():
         if figures := results.figures(f"accuracy_{name}"):
-            low, high = figures["wer_interval"]
             hours = figures["audio_seconds"] / 3600
-            interval = f"{100 * low:.2f} to {100 * high:.2f}"
-            rows.append(
-                [speech, f"{hours:.2f} h", percent(figures["wer"]), interval, percent(figures["cer"])]
-            )
+            wer = [percent(figures["wer"]), interval(figures)]
+            rows.append([speech, f"{hours:.2f} h", *wer, percent(figures["cer"])])
     return table(["unpruned, on", "speech", "WER", "95 % interval", "CER"], rows)
 
 
@@ -127,7 +124,7 @@ def arena(results: Results) -> str:
             f"{row['kept']['macs_per_second']:.0%}",
             f"{row['time']['median']:.0%}",
             percent(row["valid"]["wer"]),
-            f"{percent(row['test']['wer'])} ({100 * row['test']['wer_interval'][0]:.2f} to {100 * row['test']['wer_interval'][1]:.2f})",
+            f"{percent(row['test']['wer'])} ({interval(row['test'])})",
             str(sum(row["steps"].values())),
         ]
         for row in sorted(done, key=lambda row: (row["budget"], row["test"]["wer"]))
@@ -253,6 +250,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def percent(fraction: float) -> str:
     """A rate as people read it."""
     return f"{100 * fraction:.2f} %"
+
+
+def interval(figures: Figures) -> str:
+    """The ends of a word error rate's interval, in percent."""
+    low, high = figures["wer_interval"]
+    return f"{100 * low:.2f} to {100 * high:.2f}"
 
 
 def millions(number: float) -> str:

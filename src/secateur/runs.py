@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -39,6 +40,30 @@ def changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
     own |= {first: changed(own.get(first, getattr(settings, first)), rest) for first, rest in inner.items()}
     result: _Settings = replace(cast("Any", settings), **own)
     return result
+
+
+def check_above_nothing(settings: Any, *names: str) -> None:
+    """Refuse settings of these names that are no finite numbers above 0; None is none.
+
+    Raises:
+        SecateurError: one is not.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise SecateurError(f"{name} is {value}; give a finite number above 0")
+
+
+def check_not_negative(settings: Any, *names: str) -> None:
+    """Refuse settings of these names that are below 0; None is none.
+
+    Raises:
+        SecateurError: one is.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 0:
+            raise SecateurError(f"{name} is {value}; give 0 or more")
 
 
 def plain(settings: Any) -> dict[str, Any]:

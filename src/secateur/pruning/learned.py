@@ -39,6 +39,7 @@ from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer, Waveform
+from secateur.runs import check_above_nothing, check_not_negative
 from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 from secateur.speech.pool import SpeechPool
 from secateur.structure.groups import Groups
@@ -123,12 +124,8 @@ class Learned:
             )
         if not 0 <= self.minutes < math.inf or (self.steps is not None and self.steps < 0):
             raise SecateurError("a run cannot take less than no time; give --minutes or --steps of 0 or more")
-        for name in ("rate", "gate_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SecateurError(f"{name} is {getattr(self, name)}; give a finite number above 0")
-        for name in ("validations", "valid_utterances"):
-            if getattr(self, name) < 0:
-                raise SecateurError(f"{name} is {getattr(self, name)}; give 0 or more")
+        check_above_nothing(self, "rate", "gate_rate")
+        check_not_negative(self, "validations", "valid_utterances")
         if not 0 <= self.search_share <= 1:
             raise SecateurError(f"search_share is {self.search_share}; give 0 to 1")
 

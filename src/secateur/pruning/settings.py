@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +50,7 @@ class PruneSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SecateurError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}")
-        if not 0 < self.audio_seconds < math.inf:
-            raise SecateurError(f"audio_seconds is {self.audio_seconds}; give a finite number above 0")
+        runs.check_above_nothing(self, "audio_seconds")
         if self.valid_limit is not None and self.valid_limit < 1:
             raise SecateurError(f"valid_limit is {self.valid_limit}; give 1 or more")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,18 +110,13 @@ class TrainSettings:
             raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
         if self.optimizer not in (None, *OPTIMIZERS):
             raise SecateurError(f"there is no optimizer {self.optimizer!r}; give {' or '.join(OPTIMIZERS)}")
-        for name in (
+        runs.check_above_nothing(
+            self,
             "valid_limit", "layers", "width", "heads", "vocabulary", "minutes", "steps", "rate", "warm_up", "batch_seconds",
             "valid_utterances",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise SecateurError(f"{name} is {value}; give a finite number above 0")
+        )  # fmt: skip
         Augmentation.of(self.augment)
-        for name in ("clean_epochs", "validations", "seed"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise SecateurError(f"{name} is {value}; give 0 or more")
+        runs.check_not_negative(self, "clean_epochs", "validations", "seed")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
         shape = self.shape
