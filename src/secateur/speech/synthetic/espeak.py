@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +26,9 @@ _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
 _BY_CHARACTER = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_ENGLISH = ("en_dict", "intonations", "phondata", "phonindex", "phontab", "lang/gmw", "voices/!v")
+_VARIANTS = "voices/!v"
+_OWN = "own"
 # Some voices at full volume are clipped.
 _QUIET = 25
 
@@ -38,12 +46,14 @@ class Manner:
         words_per_minute: speed; espeak-ng's own is 175.
         pitch: 0 to 99; 50 is the voice's own.
         range: of the intonation, 0 (monotonous) to 99; 50 is the voice's own.
+        timbre: a variant that espeak-ng does not have, in the words of its files of variants; ``voice`` names none then.
     """
 
     voice: str
     words_per_minute: int = 175
     pitch: int = 50
     range: int = 50
+    timbre: str = ""
 
 
 def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
@@ -68,7 +78,11 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
         return 0
 
     callback = _Callback(take)
+    voice = f"{manner.voice}+{_OWN}" if manner.timbre else manner.voice
     with _one_at_a_time:
+        if manner.timbre:
+            data = _own_data()
+            (data / _VARIANTS / _OWN).write_text(f"language variant\nname {_OWN}\n{manner.timbre}\n")
         try:
             library = ctypes.CDLL(library_path)
         except OSError as error:
@@ -77,14 +91,12 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
             ) from error
         try:
             library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
-            if library.espeak_Initialize(_SYNCHRONOUS, 1000, data, _DO_NOT_EXIT) != RATE:
-                raise SecateurError(
-                    f"espeak-ng cannot use its data in {data.decode()}: reinstall secateur[synthetic]"
-                )
+            if library.espeak_Initialize(_SYNCHRONOUS, 1000, os.fsencode(data), _DO_NOT_EXIT) != RATE:
+                raise SecateurError(f"espeak-ng cannot use its data in {data}: reinstall secateur[synthetic]")
             library.espeak_SetSynthCallback(callback)
-            if library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
+            if library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise SecateurError(
-                    f"espeak-ng has no voice {manner.voice}: reinstall secateur[synthetic], or give one that it has"
+                    f"espeak-ng has no voice {voice}: reinstall secateur[synthetic], or give one that it has"
                 )
             for parameter, value in (
                 (_RATE, manner.words_per_minute),
@@ -102,14 +114,28 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
     return np.frombuffer(b"".join(pieces), dtype=np.int16)
 
 
-def _found() -> tuple[str, bytes]:
+def _found() -> tuple[str, Path]:
     try:
         import espeakng_loader
     except ImportError as error:
         raise SecateurError(
             f"synthetic speech needs espeak-ng ({error}): install secateur[synthetic]"
         ) from error
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path().encode()
+    return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
+
+
+@cache
+def _copied() -> tempfile.TemporaryDirectory[str]:
+    """espeak-ng's data for English, where variants of our own may be added; it takes them from nowhere else."""
+    folder = tempfile.TemporaryDirectory(prefix="secateur-")
+    _, data = _found()
+    for name in _ENGLISH:
+        (shutil.copytree if (data / name).is_dir() else shutil.copy)(data / name, Path(folder.name) / name)
+    return folder
+
+
+def _own_data() -> Path:
+    return Path(_copied().name)
 
 
 def _unload(library: ctypes.CDLL) -> None:
