@@ -184,3 +184,27 @@ def test_the_public_names_are_all_there() -> None:
 def test_python_m_secateur_is_the_command() -> None:
     said = subprocess.check_output([sys.executable, "-m", "secateur", "--version"], text=True)
     assert said == f"secateur, version {secateur.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate MODEL --data SPEECH",
+        "transcribe MODEL SPEECH",
+        "prune MODEL --data SPEECH --keep params=60% --score magnitude --steps 2 --refit-minutes 0.05 --out OUT",
+    ],
+)
+def test_quiet_hides_the_progress_that_a_terminal_would_show(
+    run: Run,
+    model: Path,
+    speech: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for quiet in (True, False):
+        places = {"MODEL": model, "SPEECH": speech, "OUT": tmp_path / f"quiet{quiet}"}
+        result = run(*(places.get(word, word) for word in command.split()), *(["--quiet"] if quiet else []))
+        assert result.exit_code == 0
+        assert ("\x1b[" in result.stderr) is not quiet

@@ -105,3 +105,16 @@ def test_report_loads_no_pytorch(pruned: Path, tmp_path: Path) -> None:
         "main(sys.argv[1:], standalone_mode=False); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, "report", pruned, "--out", tmp_path / "a.html"], check=True)
+
+
+def test_report_gives_the_figures_as_json_too(
+    run: Run, refused: Refused, pruned: Path, tmp_path: Path
+) -> None:
+    made = json.loads((pruned / "report.json").read_text())
+    result = run("report", pruned, pruned, "--out", tmp_path / "page.html", "--json", "-")
+    figures = json.loads(result.stdout)
+    assert [row["folder"] for row in figures] == [str(pruned)] * 2
+    assert figures[0]["before"] == made["before"]
+    assert figures[0]["after"] == made["after"]
+    assert figures[0]["budget"] == "params=60%"
+    assert "one of them" in refused("report", pruned, "--out", "-", "--json", "-")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.common import STANDARD_OUTPUT, say, writable_file
+from secateur.cli.common import STANDARD_OUTPUT, finish, json_option, say, writable_file
+from secateur.errors import SecateurError
 
 COMPARISON = "comparison.html"
 
@@ -19,19 +20,25 @@ COMPARISON = "comparison.html"
     callback=writable_file,
     help=f"Where to write it; - is standard output.  [default: DIR/report.html, of several {COMPARISON}]",
 )
-def report(folders: tuple[str, ...], out: str | None) -> None:
+@json_option
+def report(folders: tuple[str, ...], out: str | None, json_file: str | None) -> None:
     """Write a page to look at about the result in DIR, or about several side by side.
 
     DIR is what `secateur prune` or `secateur train` has written.
     The page is one HTML file, which asks the network for nothing.
     """
     from secateur.reporting.page import PAGE, comparison_page, run_page, write_page
+    from secateur.reporting.result import read
 
+    if out == json_file == STANDARD_OUTPUT:
+        raise SecateurError("--out - and --json - are one place: give a file to one of them")
     alone = len(folders) == 1
     page = run_page(folders[0]) if alone else comparison_page(folders)
     if out == STANDARD_OUTPUT:
         click.echo(page)
-        return
-    place = out if out is not None else Path(folders[0]) / PAGE if alone else COMPARISON
-    write_page(page, place)
-    say(f"{place} is written")
+    else:
+        place = out if out is not None else Path(folders[0]) / PAGE if alone else COMPARISON
+        write_page(page, place)
+        say(f"{place} is written")
+    if json_file is not None:
+        finish([read(folder).to_json() for folder in folders], json_file)

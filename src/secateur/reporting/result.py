@@ -81,6 +81,11 @@ class Result(Run):
         after: Mapping[str, Any] = self.report["after"]
         return after
 
+    def to_json(self) -> dict[str, Any]:
+        """The figures of both models, and what was asked for."""
+        what = {name: self.report[name] for name in ("budget", "before", "after")}
+        return {"folder": str(self.folder), **what, "comparison": self.report.get("comparison")}
+
     def kept(self, name: str) -> float:
         """The fraction of a figure that is left."""
         return float(self.report["after"][name] / self.report["before"][name])
@@ -111,6 +116,10 @@ class Training(Run):
             "macs_per_second": self.report["macs_per_second"],
             **measured,
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of the model."""
+        return {"folder": str(self.folder), "after": dict(self.figures)}
 
 
 def read(folder: str | Path) -> Result | Training:
