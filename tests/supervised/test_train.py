@@ -201,6 +201,7 @@ def test_a_step_that_is_not_taken_leaves_no_trace_in_the_norms(result: Path, spe
     before = {name: buffer.clone() for name, buffer in recognizer.model.named_buffers()}
     loss, _ = objective.loss(Batch(0, inputs, references(speech)[:1], 1.0, None), 0.0)
     assert not torch.isfinite(loss)
+    objective.skipped()
     for name, buffer in recognizer.model.named_buffers():
         if buffer.is_floating_point():
             assert torch.equal(buffer, before[name]), name

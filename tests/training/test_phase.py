@@ -54,6 +54,9 @@ class Weight:
     def stepped(self) -> None:
         pass
 
+    def skipped(self) -> None:
+        pass
+
     def model_state(self) -> dict[str, Tensor]:
         return {"weight": self.weight.detach().clone()}
 

@@ -50,7 +50,7 @@ class LeastSquares:
 
     def __init__(self, during: Callable[[int], object] = lambda _: None) -> None:
         self.weight, self.during = torch.zeros(3, requires_grad=True), during
-        self.drag, self.shares, self.steps = torch.zeros(()), [], 0
+        self.drag, self.shares, self.steps, self.skips = torch.zeros(()), [], 0, 0
 
     def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
         self.shares.append(share)
@@ -62,6 +62,9 @@ class LeastSquares:
 
     def stepped(self) -> None:
         self.drag, self.steps = 0.9 * self.drag + 0.1, self.steps + 1
+
+    def skipped(self) -> None:
+        self.skips += 1
 
     def model_state(self) -> dict[str, Tensor]:
         return {"weight": self.weight.detach().clone()}
@@ -459,7 +462,7 @@ def test_steps_whose_loss_is_not_finite_change_nothing_and_are_in_no_curve(value
     )
     for step in range(1, 12):
         assert torch.equal(weights[step], weights[step - 1]) == (step in broken)
-    assert objective.steps == 9
+    assert (objective.steps, objective.skips) == (9, 3)
     assert float(trainer.optimizers[0].state_dict()["state"][0]["step"]) == 9
     assert [row["step"] - 1 for row in trainer.progress.history] == sorted(set(range(12)) - broken)
 

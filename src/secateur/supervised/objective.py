@@ -24,21 +24,17 @@ class Transcription(WeightsObjective):
     def __init__(self, recognizer: Recognizer, working: Working, seed: int) -> None:
         super().__init__(working)
         self.recognizer, self.seed = recognizer, seed
+        self._statistics: list[Tensor] = []
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
         """The loss per token of the batch; utterances whose audio or words are not known count for nothing."""
         model = self.recognizer.model.train()
         device = model.device
-        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        before = [buffer.clone() for buffer in statistics]
+        self._statistics = [buffer.clone() for buffer in self._buffers()]
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Of the step alone, so that a run that is resumed draws what it would have drawn.
             torch.manual_seed(self.seed * 1_000_003 + batch.step)
             logits_BTV = model(**batch.inputs).logits
-        if not all(bool(torch.isfinite(buffer).all()) for buffer in statistics):
-            # Such a step is not taken, and norms over batches would not forget it.
-            for buffer, earlier in zip(statistics, before, strict=True):
-                buffer.copy_(earlier)
         targets = [
             torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
             for text in batch.texts
@@ -56,3 +52,11 @@ class Transcription(WeightsObjective):
         known_B = torch.tensor([text is not None for text in batch.texts], device=device)
         loss = (losses_B * known_B).sum() / int(lengths_B.sum().clamp(min=1))
         return loss, {"loss": float(loss.detach())}
+
+    def skipped(self) -> None:
+        """Put the norms' statistics back: they would not forget what was not finite."""
+        for buffer, earlier in zip(self._buffers(), self._statistics, strict=True):
+            buffer.copy_(earlier)
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for buffer in self.recognizer.model.buffers() if buffer.is_floating_point()]

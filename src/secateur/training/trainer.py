@@ -57,6 +57,9 @@ class Objective(Protocol):
     def stepped(self) -> None:
         """Called after every step of the optimiser."""
 
+    def skipped(self) -> None:
+        """Called instead where the gradient is not finite, and no step is taken."""
+
     def model_state(self) -> dict[str, Tensor]:
         """What is learned: copies, as nothing may change in them later."""
 
@@ -78,6 +81,9 @@ class WeightsObjective:
 
     def stepped(self) -> None:
         self.working.spread()
+
+    def skipped(self) -> None:
+        pass
 
     def model_state(self) -> dict[str, Tensor]:
         return self.working.state()
@@ -243,11 +249,13 @@ class Trainer:
                 optimizer.step()
             self.objective.stepped()
             self._average()
-        elif self._broken >= MOST_BROKEN:
-            raise SecateurError(
-                f"the loss is not a number any more, {MOST_BROKEN} steps in a row up to step {progress.step}: "
-                "try a lower rate, or --precision float32"
-            )
+        else:
+            self.objective.skipped()
+            if self._broken >= MOST_BROKEN:
+                raise SecateurError(
+                    f"the loss is not a number any more, {MOST_BROKEN} steps in a row up to step {progress.step}: "
+                    "try a lower rate, or --precision float32"
+                )
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         progress.step += 1
