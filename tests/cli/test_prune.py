@@ -18,7 +18,7 @@ import secateur.pruning.prune
 from secateur.cli import prune as command
 from secateur.errors import SecateurError
 from secateur.models.vocabulary import tokenizer_from_pieces
-from secateur.pruning import learned
+from secateur.pruning import method
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
@@ -212,7 +212,7 @@ def stopped(
 
     command = learned_arguments(model, speech, tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(learned, "round_to_plan", press_ctrl_c)
+        patched.setattr(method, "round_to_plan", press_ctrl_c)
         return command, run(*command)
 
 
@@ -256,7 +256,7 @@ def test_ctrl_c_before_anything_is_done_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learned, "decide", interrupt)
+    monkeypatch.setattr(method, "decide", interrupt)
     result = run(*learned_arguments(model, speech, tmp_path / "out"))
     assert result.exit_code == 130
     assert "so there is no result" in result.stderr

@@ -16,7 +16,7 @@ import soundfile
 
 import secateur
 from secateur.errors import SecateurError
-from secateur.pruning import learned
+from secateur.pruning import method
 from secateur.pruning.compare import (
     METHODS,
     RECORD,
@@ -27,7 +27,8 @@ from secateur.pruning.compare import (
     scores,
 )
 from secateur.pruning.compare import runs as room
-from secateur.pruning.learned import PHASES, Learned, LearnedMethod
+from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
 from secateur.pruning.scores import SCORES
@@ -100,8 +101,8 @@ def test_only_what_decides_differs_between_methods(everything: tuple[Path, Compa
     scratch, search = runs.pop("scratch"), runs.pop("search")
     assert search.learned.phases == PHASES
     assert search.oneshot.score == "obs"
-    for method, run in runs.items():
-        assert run.oneshot.score == method
+    for name, run in runs.items():
+        assert run.oneshot.score == name
         assert run.learned.phases == ("start", "reconstruct", "recover")
         assert run == replace(search, oneshot=run.oneshot, learned=run.learned)
         assert replace(run.oneshot, score="obs") == search.oneshot
@@ -171,7 +172,7 @@ def scorings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return judge(*arguments, **others)
 
     monkeypatch.setattr(scores, "judge", noted)
-    monkeypatch.setattr(learned, "decide", lambda *_, **__: pytest.fail("a run scored by itself"))
+    monkeypatch.setattr(method, "decide", lambda *_, **__: pytest.fail("a run scored by itself"))
     return made
 
 

@@ -20,12 +20,14 @@ import torch
 import secateur
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
-from secateur.pruning import learned as room
+from secateur.pruning import schedule
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import PARTS, PHASES, Learned, LearnedMethod
+from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.method import PARTS, LearnedMethod
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
+from secateur.pruning.schedule import Schedule
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.speech.corpus import open_corpus
@@ -185,7 +187,7 @@ import torch
 
 torch.set_num_threads(1)
 
-from secateur.pruning import learned, prune
+from secateur.pruning import method, prune
 from secateur.training import checkpoint, trainer
 
 trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = -1.0, float("inf")
@@ -236,15 +238,15 @@ START, SEARCHING = (
 SEARCHED = ["refit.pt", "search.pt", "settings.json", "start.pt"]
 DEATHS = [
     # In the start; while its plan is carried out.
-    ("learned.decide", 1, ["settings.json"]),
-    ("learned.carry_out", 1, START),
+    ("method.decide", 1, ["settings.json"]),
+    ("method.carry_out", 1, START),
     # In the middle of a step of the search; while a checkpoint is written, half of which is there; after the last step.
-    ("learned.Search.stepped", 3, SEARCHING),
+    ("method.Search.stepped", 3, SEARCHING),
     ("checkpoint.torch.save", 2, [*SEARCHING, ".search.so-far.pt.partial"]),
-    ("learned.round_to_plan", 1, SEARCHING),
+    ("method.round_to_plan", 1, SEARCHING),
     # In the reconstruction, in the middle of a step of the recovery, before there is a result.
-    ("learned.carry_out", 1, SEARCHED),
-    ("learned.Recovery.stepped", 3, ["reconstruct.pt", "recover.so-far.pt", *SEARCHED]),
+    ("method.carry_out", 1, SEARCHED),
+    ("method.Recovery.stepped", 3, ["reconstruct.pt", "recover.so-far.pt", *SEARCHED]),
     ("prune.save_pruned", 1, ["reconstruct.pt", "recover.pt", *SEARCHED]),
 ]
 """Where a run is killed, at which call, and what it leaves; the next one goes on, and is killed at the next place."""
@@ -298,31 +300,18 @@ class Clock:
 
 @pytest.mark.parametrize("stopped_after", [None, "start", "refit", "search", "reconstruct"])
 def test_phases_share_the_time_that_is_left_whoever_spent_it(
-    make_recognizer: MakeRecognizer,
-    speech: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stopped_after: str | None,
 ) -> None:
     """The start takes 100 s, refitting 60 s each time, of 10 minutes; one run may be stopped, and another go on."""
     clock = Clock()
-    monkeypatch.setattr(room, "perf_counter", clock)
-    recognizer = make_recognizer("conformer")
-    pool = SpeechPool.read(open_corpus(speech), RATE, skips=SkipLog())
+    monkeypatch.setattr(schedule, "perf_counter", clock)
     lengths: dict[str, float | None] = {}
 
     def run(stop: str | None) -> None:
-        method = LearnedMethod(
-            recognizer,
-            find_groups(recognizer.model),
-            {"params": parameter_cost(find_groups(recognizer.model))},
-            Budget.parse("params=50%"),
-            pool,
-            [],
-            OneShot(),
-            Learned(minutes=10.0, search_share=0.5),
-            Workspace.of(tmp_path / "out", {}),
-            ProgressBar("", quiet=True),
+        times = Schedule(
+            Learned(minutes=10.0, phases=PHASES, search_share=0.5), Workspace.of(tmp_path / "out", {})
         )
 
         def done(stage: str, seconds: float, inside: Callable[[], object] = lambda: None) -> None:
@@ -330,18 +319,18 @@ def test_phases_share_the_time_that_is_left_whoever_spent_it(
                 inside()
                 return clock.passes(seconds)
 
-            method._timed(stage, make)
+            times.stage(stage, make)
             if stage == stop:
                 raise StoppedError
 
         def refit_and_plan() -> None:
             done("refit", 60.0)
-            lengths["search"] = method._length("search").seconds
+            lengths["search"] = times.length("search").seconds
 
         done("start", 100.0)
         done("search", 180.0, refit_and_plan)
         done("reconstruct", 60.0)
-        lengths["recover"] = method._length("recover").seconds
+        lengths["recover"] = times.length("recover").seconds
 
     if stopped_after is not None:
         with pytest.raises(StoppedError):
@@ -395,11 +384,10 @@ def test_the_result_is_as_far_from_the_refitted_weights_as_it_hears_best(
 def test_steps_that_are_asked_for_are_shared_too(
     settings: MakeSettings, phases: tuple[str, ...], lengths: tuple[int | None, int | None]
 ) -> None:
-    method = LearnedMethod.__new__(LearnedMethod)
-    method.settings = settings(phases=phases, steps=100, search_share=0.4).learned
+    times = Schedule(settings(phases=phases, steps=100, search_share=0.4).learned, Workspace(None))
     for phase, length in zip(("search", "recover"), lengths, strict=True):
         if length is not None:
-            assert method._length(phase).steps == length
+            assert times.length(phase).steps == length
 
 
 def test_precision_is_that_of_the_weights_unless_they_are_single(

@@ -19,7 +19,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import check_teacher
-from secateur.pruning.learned import LearnedMethod
+from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.settings import PruneSettings
 from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
@@ -231,7 +231,7 @@ class _Task:
             "audio_seconds": round(float(everything.seconds.sum()), 1),
             "held_out": len(everything) - len(rest),
             "history": run.history,
-            "phase_seconds": run.seconds,
+            "phase_seconds": run.schedule.seconds,
             "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
         }
         return plan, smaller, told

@@ -1,0 +1,388 @@
+"""The learned method: L0 gates under a hard budget, with layerwise distillation from the unpruned model.
+
+Its phases, each of which can be left out but the third:
+
+    start        scores say what is surely needed and what surely is not; gates and weights begin there
+    search       weights, gates and the budget's multipliers together, by gradient
+    slice        the gates become a plan that meets the budget exactly, and the plan is carried out
+    reconstruct  what is left is refitted in closed form
+    recover      the sliced model is distilled on
+
+Louizos et al. 2018 (arXiv 1712.01312) for the gates, Jiang et al. 2023 (arXiv 2305.19549) for all of it on speech.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.progress import ProgressBar
+from secateur.pruning.budget import Budget
+from secateur.pruning.constraint import Constraints
+from secateur.pruning.curves import CostModel
+from secateur.pruning.distillation import Distiller, transcript_tokens
+from secateur.pruning.gates import Gates
+from secateur.pruning.learned import Learned
+from secateur.pruning.objectives import Recovery, Search
+from secateur.pruning.oneshot import Decision, OneShot, carry_out, decide
+from secateur.pruning.rounding import round_to_plan
+from secateur.pruning.schedule import REFIT, Schedule
+from secateur.pruning.scores import Elimination
+from secateur.pruning.start import opening, unslice
+from secateur.recognizer import Recognizer, Waveform
+from secateur.speech.augmentation import Augmentation
+from secateur.speech.pool import SpeechPool
+from secateur.structure.groups import Groups
+from secateur.structure.masking import masked
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
+from secateur.training.feed import Batch, Feed
+from secateur.training.phase import Log, run_phase
+from secateur.training.precision import Working, lower, working_type
+from secateur.training.trainer import Loop
+from secateur.training.workspace import Workspace
+
+COARSE_RATE = 0.25
+"""Learning rate of the gates of modules and layers, on which more depends, for that of the fine ones."""
+
+TEACHING = 0.34
+"""Share of a CPU's threads in which the teacher hears the next batches while the student learns from one."""
+
+AVERAGE = 0.99
+"""Part of the moving average of the weights that stays at a step of recovery."""
+
+PARTS = (1.0, 0.85, 0.7, 0.0)
+"""How far to go in the end from the refitted weights to the recovered ones: whichever hears best (Wortsman et al. 2022, "Robust
+fine-tuning of zero-shot models", arXiv 2109.01903). Not at all is best where little was pruned and little trained."""
+
+
+class LearnedMethod:
+    """One run of the method.
+
+    Args:
+        recognizer: the unpruned recogniser, which stays as it is.
+        groups: its groups that may be pruned.
+        costs: its costs; at least those that the budget limits.
+        budget: what must hold.
+        pool: speech to train on.
+        speech: speech to score and refit on, in batches, in an order that is as good as random.
+        oneshot: settings of scores and reconstruction.
+        settings: of the method.
+        workspace: keeps what is done.
+        progress: told about the work as it goes.
+        teacher: what search and recovery distil from; None: the unpruned recogniser.
+        validate: word error rate of a recogniser; None: nothing is validated.
+        audio_seconds: length of the utterance that multiply-accumulates are counted for.
+        log: given each row of the history as it comes, and the phase that it is of.
+
+    Attributes:
+        history: by phase, figures of its steps.
+        schedule: has the seconds that each stage took.
+        parts: of the way from the refitted weights to the recovered ones, with the error rate there; the result is where that is
+            least. Nothing where there was no recovery, or no validation.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        groups: Groups,
+        costs: Mapping[str, CostModel],
+        budget: Budget,
+        pool: SpeechPool,
+        speech: Sequence[Sequence[Waveform]],
+        oneshot: OneShot,
+        settings: Learned,
+        workspace: Workspace,
+        progress: ProgressBar,
+        *,
+        teacher: Recognizer | None = None,
+        validate: Callable[[Recognizer], float] | None = None,
+        audio_seconds: float = 10.0,
+        log: Log | None = None,
+    ) -> None:
+        self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
+        self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
+        self.workspace, self.progress, self.validate = workspace, progress, validate
+        self.teacher = teacher
+        self.audio_seconds, self.log = audio_seconds, log
+        self.schedule = Schedule(settings, workspace)
+        self.history: dict[str, list[dict[str, float]]] = {}
+        self.parts: dict[float, float] = {}
+        limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
+        self.limited = list(limits)
+        self.dtype = working_type(settings.precision, recognizer.model)
+        self.targets = [limit / costs[name].dense for name, limit in limits.items()]
+
+    def run(self) -> tuple[PruningPlan, Recognizer]:
+        """Go through the phases, or through those that are left.
+
+        Returns:
+            The plan, and the pruned recogniser.
+        """
+        phases = self.settings.phases
+        self.schedule.begin()
+        decision = self._start()
+        plan, weights = decision.plan, None
+        if "search" in phases:
+            plan, weights = self._search(decision)
+        student = self._reconstruct(plan, decision.teacher, weights)
+        del weights  # They are as large as the teacher.
+        if "recover" in phases:
+            student = self._recover(plan, decision.teacher, student)
+        return plan, student
+
+    def _start(self) -> Decision:
+        """Scores and the plan that they lead to. Without them, gates begin open."""
+        if "search" in self.settings.phases and "start" not in self.settings.phases:
+            return Decision(self.recognizer, {}, PruningPlan.keep(self.groups, {}))
+
+        def make() -> dict[str, Any]:
+            decision = decide(
+                self.recognizer,
+                self.groups,
+                self.costs,
+                self.budget,
+                self.speech,
+                self.oneshot,
+                self.progress.stage,
+                audio_seconds=self.audio_seconds,
+            )
+            rotated = decision.teacher is not self.recognizer
+            return {
+                "teacher": decision.teacher.model.state_dict() if rotated else {},
+                "scores": {name: (list(e.order), e.rise) for name, e in decision.scores.items()},
+                "plan": decision.plan.to_json(),
+            }
+
+        made = self.schedule.stage("start", make)
+        teacher = self.recognizer
+        if made["teacher"]:
+            teacher = self._copy(self.recognizer)
+            teacher.model.load_state_dict(made["teacher"])
+        scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in made["scores"].items()}
+        return Decision(teacher, scores, PruningPlan.from_json(made["plan"]).resolved(self.groups))
+
+    def _search(self, decision: Decision) -> tuple[PruningPlan, PreTrainedModel]:
+        """The plan, and the weights of the unpruned shape that were learned with it."""
+        teacher, student = decision.teacher, self._copy(decision.teacher)
+
+        def make() -> dict[str, Any]:
+            known = "start" in self.settings.phases
+            if known:
+                began = self.schedule.stage(REFIT, lambda: self._refitted(decision.plan, teacher))
+                unslice(
+                    student.model,
+                    self._sliced(decision.plan, teacher, began).model,
+                    self.groups,
+                    decision.plan,
+                )
+            begin = opening(self.groups, decision.scores, decision.plan) if known else {}
+            whole = self.groups.layers.keys() | self.groups.branches.keys()
+            gated = [
+                name
+                for name, group in self.groups.items()
+                if len(group.counts()) > 1 and (self.settings.coarse or name not in whole)
+            ]
+            gates = Gates(self.groups, gated, open_probability=begin).to(student.model.device)
+            costs = {name: self.costs[name] for name in self.limited}
+            with torch.no_grad():
+                counts = gates.expected_counts()
+                constraints = Constraints(
+                    self.targets, [float(c.of(counts)) / c.dense for c in costs.values()]
+                )
+            working = Working(student.model, self.dtype)
+            distiller = Distiller(self._at_work(self.teacher or teacher), student, self.settings.distillation)
+            objective = Search(
+                distiller, self._labels(), working, gates, costs, constraints, self.oneshot.seed
+            )
+            parameters = [
+                {"params": working.parameters(), "lr": self.settings.rate},
+                *gates.parameter_groups(self.settings.gate_rate, COARSE_RATE * self.settings.gate_rate),
+            ]
+
+            def rounded() -> PruningPlan:
+                return round_to_plan(
+                    gates.log_alpha(), self.groups, self.costs, self.budget, audio_seconds=self.audio_seconds
+                )
+
+            def validate() -> float:
+                """What would come out now; the masks stay where they are."""
+                assert self.validate is not None
+                unmasked = self._copy(teacher)
+                unmasked.model.load_state_dict(working.state())
+                return self.validate(self._sliced(rounded(), unmasked))
+
+            with masked(student.model, self.groups, objective.masks):
+                self._train("search", objective, parameters, validate)
+            working.restore()
+            plan = rounded()
+            return {
+                "model": student.model.state_dict(),
+                "plan": plan.to_json(),
+                "history": self.history["search"],
+            }
+
+        made = self.schedule.stage("search", make)
+        self.history["search"] = made["history"]
+        student.model.load_state_dict(made["model"])
+        return PruningPlan.from_json(made["plan"]).resolved(self.groups), student.model
+
+    def _reconstruct(
+        self, plan: PruningPlan, teacher: Recognizer, weights: PreTrainedModel | None
+    ) -> Recognizer:
+        made = self.schedule.stage("reconstruct", lambda: self._refitted(plan, teacher, weights))
+        return self._sliced(plan, teacher, made)
+
+    def _refitted(
+        self, plan: PruningPlan, teacher: Recognizer, weights: PreTrainedModel | None = None
+    ) -> dict[str, Any]:
+        refit = "reconstruct" in self.settings.phases
+        oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
+        student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, model=weights)
+        return {"model": student.model.state_dict()}
+
+    def _recover(self, plan: PruningPlan, teacher: Recognizer, student: Recognizer) -> Recognizer:
+        def make() -> dict[str, Any]:
+            refitted = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+            working = Working(student.model, self.dtype)
+            distiller = Distiller(
+                self._at_work(self.teacher or teacher),
+                student,
+                self.settings.distillation,
+                plan.kept.get("width"),
+            )
+            objective = Recovery(distiller, self._labels(), working)
+            parameters = [{"params": working.parameters(), "lr": self.settings.rate}]
+
+            def validate() -> float:
+                assert self.validate is not None
+                return self.validate(student)
+
+            self._train("recover", objective, parameters, validate)
+            working.restore()
+            parts = {} if self.validate is None else self._mix(refitted, student)
+            return {
+                "model": student.model.state_dict(),
+                "history": self.history["recover"],
+                "parts": parts,
+            }
+
+        made = self.schedule.stage("recover", make)
+        self.parts = made["parts"]
+        self.history["recover"] = made["history"]
+        student.model.load_state_dict(made["model"])
+        return student
+
+    def _mix(self, refitted: Mapping[str, Tensor], student: Recognizer) -> dict[float, float]:
+        """Take the student back towards the refitted weights as far as it hears better there, and say how well it hears where."""
+        assert self.validate is not None
+        recovered = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+
+        def go(part: float) -> None:
+            student.model.load_state_dict(
+                {
+                    name: torch.lerp(refitted[name], tensor, part) if tensor.is_floating_point() else tensor
+                    for name, tensor in recovered.items()
+                }
+            )
+
+        heard = {}
+        for part in PARTS:
+            go(part)
+            heard[part] = self.validate(student)
+        go(min(PARTS, key=heard.__getitem__))
+        return heard
+
+    def _train(
+        self,
+        phase: str,
+        objective: Recovery,
+        parameters: list[dict[str, Any]],
+        validate: Callable[[], float],
+    ) -> None:
+        settings, recovers = self.settings, phase == "recover"
+        threads = torch.get_num_threads()
+        # Small layers leave more threads idle than teacher and student do, side by side.
+        ahead = round(TEACHING * threads) if self.recognizer.model.device.type == "cpu" else 0
+        with _threads(threads - ahead):
+            done = run_phase(
+                phase,
+                objective,
+                parameters,
+                # The budget is met at the end of the search only, so that what came before tells nothing of it.
+                Loop(
+                    self.schedule.length(phase),
+                    validations=settings.validations,
+                    keeps_best=recovers,
+                    validations_after=len(PARTS) if recovers else 0,
+                    decays=recovers,
+                    averages=AVERAGE if recovers else 0.0,
+                ),
+                partial(
+                    Feed.of,
+                    self.recognizer,
+                    self.pool,
+                    batch_seconds=settings.batch_seconds,
+                    augmentation=Augmentation.of(settings.augment),
+                    # Recovery hears other batches first than the search did.
+                    seed=2 * self.oneshot.seed + recovers,
+                    teach=objective.distiller.teach if ahead else None,
+                    threads=ahead or None,
+                ),
+                self.workspace,
+                self.progress,
+                validate=validate if self.validate is not None else None,
+                log=self.log,
+            )
+        # The time that earlier runs took for the phase.
+        self.schedule.found(done.before)
+        self.history[phase] = done.history
+
+    def _sliced(
+        self, plan: PruningPlan, recognizer: Recognizer, made: Mapping[str, Any] | None = None
+    ) -> Recognizer:
+        """A recogniser of the sliced shape, with the weights that a stage made, where they are given."""
+        model = slice_model(recognizer.model, plan)
+        if made is not None:
+            model.load_state_dict(made["model"])
+        return Recognizer(model, recognizer.features, recognizer.tokenizer)
+
+    def _copy(self, recognizer: Recognizer) -> Recognizer:
+        return Recognizer(copy.deepcopy(recognizer.model), recognizer.features, recognizer.tokenizer)
+
+    def _at_work(self, recognizer: Recognizer) -> Recognizer:
+        """A copy of the recogniser in the precision that training computes in."""
+        copied = self._copy(recognizer)
+        if self.dtype is not None:
+            lower(copied.model, self.dtype)
+        return copied
+
+    def _labels(self) -> Callable[[Batch], list[Tensor | None]] | None:
+        """Token ids of transcripts, where the loss has a use for them."""
+        if not (self.settings.distillation.task and self.settings.transcripts):
+            return None
+        tokenizer = self.recognizer.tokenizer
+
+        def labels(batch: Batch) -> list[Tensor | None]:
+            return [None if text is None else transcript_tokens(tokenizer, text) for text in batch.texts]
+
+        return labels
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute in so many threads within the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
