@@ -64,7 +64,7 @@ class Distillation:
     """
 
     output: float = 1.0
-    hidden: float = 1.0
+    hidden: float = 10.0
     task: float = 0.0
     speech_weight: float = 5.0
 
