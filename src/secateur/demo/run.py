@@ -12,6 +12,7 @@ import torch
 
 from secateur.errors import SecateurError, reason
 from secateur.progress import ProgressBar
+from secateur.pruning.distillation import Distillation
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
@@ -29,8 +30,8 @@ PRUNED, SENTENCES = "pruned", "sentences"
 
 KEEP = "params=50%,macs=50%"
 TRAIN, TEST = "synthetic:train:1500", "synthetic:test:200"
-RATE = 2e-4
-"""Below the usual one, as befits so few steps (docs/notes/train.md)."""
+RATE, HIDDEN = 2e-4, 1.0
+"""Of the training, and the weight of its residual streams: below the usual ones, as befits so few steps (docs/notes/train.md)."""
 
 SHOWN = 5
 LONGEST_SECONDS = 6.0
@@ -79,7 +80,9 @@ def settings(minutes: float, steps: int | None = None) -> PruneSettings:
         valid=TEST,
         oneshot=OneShot(score_minutes=3.0, reconstruct_minutes=15.0),
         # A model that is measured on what it was chosen by looks better than it is: nothing is validated in between.
-        learned=Learned(minutes=minutes, steps=steps, rate=RATE, validations=0),
+        learned=Learned(
+            minutes=minutes, steps=steps, rate=RATE, distillation=Distillation(hidden=HIDDEN), validations=0
+        ),
     )
 
 
