@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from secateur.decoding import Transcript
 from secateur.errors import SecateurError
@@ -25,6 +26,7 @@ def transcribe(
     batch_seconds: float = BATCH_SECONDS,
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
+    tell: Callable[[Utterance, Transcript], object] | None = None,
 ) -> list[tuple[Utterance, Transcript]]:
     """Hear every utterance of a corpus.
 
@@ -34,6 +36,7 @@ def transcribe(
         batch_seconds: Seconds of audio, padding included, that the model is given at once.
         skips: Collects what cannot be read, and gives up past its limit.
         progress: Told about each batch.
+        tell: Told about each utterance when it has been heard, which is in any order.
 
     Returns:
         What could be read, with its transcript, in the corpus's order.
@@ -60,6 +63,8 @@ def transcribe(
     def note(utterances: list[Utterance], transcripts: list[Transcript]) -> None:
         for utterance, transcript in zip(utterances, transcripts, strict=True):
             heard[utterance.id] = transcript
+            if tell is not None:
+                tell(utterance, transcript)
         if progress is not None:
             seconds = sum(transcript.seconds for transcript in transcripts)
             progress.advance(len(transcripts), audio_seconds=seconds)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 from click.testing import Result
 
 import secateur.recognizer
+import secateur.transcription
 from secateur.cli import main
 
 Run = Callable[..., Result]
@@ -208,3 +210,34 @@ def test_quiet_hides_the_progress_that_a_terminal_would_show(
         result = run(*(places.get(word, word) for word in command.split()), *(["--quiet"] if quiet else []))
         assert result.exit_code == 0
         assert ("\x1b[" in result.stderr) is not quiet
+
+
+def test_what_was_heard_is_not_lost_with_what_comes_after(
+    run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = run(
+        "evaluate",
+        model,
+        "--data",
+        speech,
+        "--against",
+        tmp_path / "nowhere",
+        "--json",
+        tmp_path / "one.json",
+    )
+    assert measured.exit_code == 2
+    assert "nowhere" in measured.stderr
+    assert json.loads((tmp_path / "one.json").read_text())["utterances"] == 3
+    whole = json.loads(run("transcribe", model, speech, "--json", "-").stdout)
+    batches = secateur.transcription.read_batches
+
+    def stopped(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield next(iter(batches(*arguments, **options)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(secateur.transcription, "read_batches", stopped)
+    heard = run("transcribe", model, speech, "--batch-seconds", 2.5, "--json", "-")
+    assert heard.exit_code == 130
+    rows = json.loads(heard.stdout)
+    assert len(rows) == 1
+    assert rows[0] in whole

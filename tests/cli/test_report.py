@@ -117,4 +117,20 @@ def test_report_gives_the_figures_as_json_too(
     assert figures[0]["before"] == made["before"]
     assert figures[0]["after"] == made["after"]
     assert figures[0]["budget"] == "params=60%"
-    assert "one of them" in refused("report", pruned, "--out", "-", "--json", "-")
+    assert figures[0]["environment"] == made["environment"]
+    assert "are one place" in refused("report", pruned, "--out", "-", "--json", "-")
+    page = tmp_path / "page.html"
+    before = page.read_bytes()
+    assert "are one place" in refused("report", pruned, "--out", page, "--json", page)
+    assert page.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_what_standard_output_cannot_take_is_one_sentence(pruned: Path) -> None:
+    for option in ("--out", "--json"):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "secateur", "report", str(pruned), option, "-"]
+            ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ran.returncode == 2
+        assert "standard output cannot be written: No space left on device" in ran.stderr
+        assert "Traceback" not in ran.stderr

@@ -101,6 +101,7 @@ def make_training(tmp_path: Path) -> MakeResult:
                 {"kind": "norms", "params": 100_000, "macs": 0},
             ],
             "audio_seconds": 72_000.0, "heard_seconds": 180_000.0, "left_out": 3, "skipped": 0, "steps": 300,
+            "kept_step": 225,
             "valid": side(0.08, 2_800_000) | {"worst": [worst]},
             "history": {"train": sorted(steps + errors, key=lambda row: row["step"])},
             "wall_seconds": {"read": 61.0, "train": 3500.0, "evaluate": 9.5}, "phase_seconds": {"train": 3600.0},

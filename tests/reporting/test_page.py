@@ -66,6 +66,9 @@ def test_the_command_that_repeats_the_run_can_be_pasted(make_result: MakeResult)
     on_another = make_result("another", environment={"device": "cuda:0", "dtype": "bfloat16"})
     command = f"secateur prune --config {on_another}/run.yaml --out again"
     assert f"{command} --device cuda:0 --dtype bfloat16" in str(Text(run_page(on_another)))
+    # The checkpoint may be in another precision than it was pruned in.
+    usual = make_result("usual", environment={"device": "cpu", "dtype": "float32"})
+    assert f"{usual}/run.yaml --out again --dtype float32" in str(Text(run_page(usual)))
 
 
 def test_a_run_that_no_file_says_how_to_repeat_is_not_said_to_be_repeatable(make_result: MakeResult) -> None:
@@ -267,7 +270,7 @@ def test_the_page_of_a_training_says_what_was_asked_and_what_came_out(make_train
         "Character error rate 2.67 %",
         "Loss: CTC for a token from 3.81 at step 1",
         "Validation WER from 20 % at step 150 to 10 % at step 300",
-        "The model that was best in it was kept, that of step 225.",
+        "The last model that was not clearly worse in it than the best was kept, that of step 225.",
         "heard, 3 wrong … bat",
         "feed-forward 1.8 M · 94.7 %",
         "24,000 utterances; 3 without words or longer than a batch were left out",
@@ -291,7 +294,7 @@ def test_a_training_that_measured_nothing_has_a_page(make_training: MakeResult) 
     history = {"train": [{"step": 1.0, "loss": 4.0}, {"step": 2.0, "loss": float("nan")}]}
     bare = make_training(
         valid=None, kinds=None, heard_seconds=None, phase_seconds=None, wall_seconds=None, environment=None,
-        history=history,
+        history=history, kept_step=None,
     )  # fmt: skip
     (bare / "run.yaml").unlink()
     text = str(Text(run_page(bare)))

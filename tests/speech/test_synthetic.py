@@ -71,6 +71,27 @@ def test_a_drawn_voice_sounds_as_its_timbre_says() -> None:
     assert pitch_of(high.astype(np.float64)) > 1.5 * pitch_of(low.astype(np.float64))
 
 
+@pytest.mark.parametrize(
+    "manner",
+    [
+        espeak.Manner("gmw/en+nosuch"),
+        espeak.Manner("gmw/nowhere"),
+        espeak.Manner("gmw/en+f1", timbre="pitch 80 100"),
+        espeak.Manner("gmw/de", timbre="pitch 80 100"),
+    ],
+)
+def test_a_voice_that_there_is_not_is_refused_rather_than_replaced(manner: espeak.Manner) -> None:
+    with pytest.raises(SecateurError, match="espeak-ng has no voice"):
+        espeak.speak("good morning.", manner)
+
+
+def test_voices_that_cannot_be_added_to_say_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(espeak.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    espeak._copied.cache_clear()
+    with pytest.raises(SecateurError, match="voices cannot be added to in .*nowhere .*set TMPDIR"):
+        espeak.speak("good morning.", espeak.Manner("gmw/en", timbre="pitch 80 100"))
+
+
 def test_every_voice_is_there_and_sounds_different_from_all_others() -> None:
     heard = {
         voice: digest(espeak.speak("good morning.", espeak.Manner(voice)))

@@ -409,8 +409,9 @@ def test_the_best_model_is_gone_back_to_only_where_it_is_asked_for() -> None:
             return values[keeps_best].pop(0)
 
         loop = {"validations": 4, "keeps_best": keeps_best}
-        trained(objective, Length(steps=40), loop=loop, validate=validate)
+        best = trained(objective, Length(steps=40), loop=loop, validate=validate).progress.best
         assert torch.equal(objective.weight, seen[keeps_best][2 if keeps_best else -1])
+        assert (best and (best.value, best.step)) == ((0.2, 20) if keeps_best else None)
 
 
 def test_the_average_of_what_was_learned_is_validated_and_kept_and_not_learned_from() -> None:

@@ -42,6 +42,10 @@ def main() -> None:
     """Prune trained speech recognisers.
 
     MODEL is a .nemo archive, a folder with a transformers or Secateur checkpoint, or the name of one on the hub.
+
+    DATA is speech, transcribed or not: a LibriSpeech folder, a NeMo manifest, a Lhotse cut set, a folder of audio with or
+    without .txt files beside it, an audio file, several of these with commas between, or synthetic, which espeak-ng speaks
+    (synthetic:valid and synthetic:test are said by other voices).
     """
 
 

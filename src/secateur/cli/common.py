@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
+from secateur.files import whole
 
 if TYPE_CHECKING:
     from secateur.recognizer import Recognizer
@@ -238,25 +239,58 @@ def drawn_at(page: Path, draw: Callable[[], str]) -> str:
     return f"What came of it is drawn in {page}."
 
 
+def check_apart(first: tuple[str, str | None], second: tuple[str, str | None]) -> None:
+    """Refuse two options, each with the file that it was given, that would write to one place."""
+    (one, here), (other, there) = first, second
+    if here is None or there is None:
+        return
+    if here == there == STANDARD_OUTPUT or Path(here).absolute() == Path(there).absolute():
+        raise SecateurError(
+            f"{one} {here} and {other} {there} are one place: give another file to one of them"
+        )
+
+
+def put_out(text: str) -> None:
+    """Write to standard output.
+
+    Raises:
+        SecateurError: it cannot take it; but a reader that has seen enough is nobody's fault.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SecateurError(f"standard output cannot be written: {reason(error)}") from None
+
+
 def finish(figures: object, json_file: str | None, *shown: object) -> None:
     """Show results to people and write them for programs; not both on standard output."""
     from rich.console import Console
 
-    if json_file != STANDARD_OUTPUT:
-        # Where nobody looks, nothing should be wrapped.
-        console = Console(width=None if sys.stdout.isatty() else 200)
-        for each in shown:
-            if isinstance(each, str):
-                click.echo(each)
-            else:
-                console.print(each)
-    if json_file is None:
-        return
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     if json_file == STANDARD_OUTPUT:
-        click.echo(text)
+        put_out(text)
         return
+    # Where nobody looks, nothing should be wrapped.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for each in shown:
+        if not isinstance(each, str):
+            with console.capture() as drawn_here:
+                console.print(each)
+            each = drawn_here.get().rstrip("\n")
+        put_out(each)
+    if json_file is not None:
+        _write(f"{text}\n", Path(json_file))
+
+
+def _write(text: str, path: Path) -> None:
     try:
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        if path.exists() and not path.is_file():
+            # A pipe, or a device.
+            path.write_text(text, encoding="utf-8")
+            return
+        with whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SecateurError(f"cannot write {json_file}: {error.strerror or error}") from error
+        raise SecateurError(f"cannot write {path}: {reason(error)}") from error

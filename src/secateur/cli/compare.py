@@ -156,7 +156,7 @@ def compare(
                 recognizer=recognizer,
                 skips=skips,
                 progress=progress,
-                tell=None if quiet else say,
+                tell=say,
             )
     except KeyboardInterrupt:
         if not Path(out).is_dir():

@@ -9,6 +9,7 @@ import click
 
 from secateur.cli.common import (
     batch_seconds_option,
+    check_apart,
     finish,
     load_model,
     model_options,
@@ -79,6 +80,7 @@ def evaluate(
     from secateur.speech.corpus import open_corpus
     from secateur.speech.skips import SkipLog
 
+    check_apart(("--utterances", utterances), ("--json", json_file))
     corpus = open_corpus(data, limit=limit)
 
     def run(name: str) -> Evaluation:
@@ -96,13 +98,16 @@ def evaluate(
         return evaluation
 
     first = run(model)
-    if utterances is not None:
-        first.write_jsonl(utterances)
     figures, shown = {"model": model, **first.to_json()}, [evaluation_table(model, first, worst)]
-    if against is not None:
-        # The memory of the process at its largest is that of the first too.
-        second = replace(run(against), peak_memory_mb=None)
-        comparison = compare(first, second)
-        figures |= {"against": {"model": against, **second.to_json()}, "comparison": comparison.to_json()}
-        shown += [evaluation_table(against, second, worst), comparison_text(comparison)]
-    finish(figures, json_file, *shown)
+    try:
+        if utterances is not None:
+            first.write_jsonl(utterances)
+        if against is not None:
+            # The memory of the process at its largest is that of the first too.
+            second = replace(run(against), peak_memory_mb=None)
+            comparison = compare(first, second)
+            figures |= {"against": {"model": against, **second.to_json()}, "comparison": comparison.to_json()}
+            shown += [evaluation_table(against, second, worst), comparison_text(comparison)]
+    finally:
+        # What was measured took its time, whatever comes of the rest.
+        finish(figures, json_file, *shown)

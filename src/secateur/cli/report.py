@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.common import STANDARD_OUTPUT, finish, json_option, say, writable_file
-from secateur.errors import SecateurError
+from secateur.cli.common import (
+    STANDARD_OUTPUT,
+    check_apart,
+    finish,
+    json_option,
+    put_out,
+    say,
+    writable_file,
+)
 
 COMPARISON = "comparison.html"
 
@@ -30,14 +37,13 @@ def report(folders: tuple[str, ...], out: str | None, json_file: str | None) -> 
     from secateur.reporting.page import PAGE, comparison_page, run_page, write_page
     from secateur.reporting.result import read
 
-    if out == json_file == STANDARD_OUTPUT:
-        raise SecateurError("--out - and --json - are one place: give a file to one of them")
     alone = len(folders) == 1
+    place = out if out is not None else str(Path(folders[0]) / PAGE) if alone else COMPARISON
+    check_apart(("--out", place), ("--json", json_file))
     page = run_page(folders[0]) if alone else comparison_page(folders)
     if out == STANDARD_OUTPUT:
-        click.echo(page)
+        put_out(page)
     else:
-        place = out if out is not None else Path(folders[0]) / PAGE if alone else COMPARISON
         write_page(page, place)
         say(f"{place} is written")
     if json_file is not None:

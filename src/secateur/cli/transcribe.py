@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import click
 
 from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, tell_skips
+
+if TYPE_CHECKING:
+    from secateur.decoding import Transcript
+    from secateur.speech.utterance import Utterance
 
 
 @click.command()
@@ -36,10 +41,24 @@ def transcribe(
     corpora = [open_corpus(file) for file in files]
     corpus = Corpus(lambda: chain.from_iterable(each.entries() for each in corpora))
     recognizer, skips = load_model(model, device, dtype, threads), SkipLog()
-    with ProgressBar("transcribing", quiet=quiet) as progress:
-        heard = transcribe(recognizer, corpus, batch_seconds=batch_seconds, skips=skips, progress=progress)
-    tell_skips(skips)
-    alone = len(heard) == 1
-    lines = [transcript.text if alone else f"{each.path}: {transcript.text}" for each, transcript in heard]
-    figures = [{"path": str(each.path), **transcript.to_json()} for each, transcript in heard]
-    finish(figures, json_file, *lines)
+    heard: list[tuple[Utterance, Transcript]] = []
+    try:
+        with ProgressBar("transcribing", quiet=quiet) as progress:
+            heard = transcribe(
+                recognizer,
+                corpus,
+                batch_seconds=batch_seconds,
+                skips=skips,
+                progress=progress,
+                tell=lambda utterance, transcript: heard.append((utterance, transcript)),
+            )
+        tell_skips(skips)
+    finally:
+        # All, in the order of the files; or what had been heard when it was stopped.
+        alone = len(heard) == 1
+        lines = [
+            transcript.text if alone else f"{each.path}: {transcript.text}" for each, transcript in heard
+        ]
+        figures = [{"path": str(each.path), **transcript.to_json()} for each, transcript in heard]
+        if heard:
+            finish(figures, json_file, *lines)

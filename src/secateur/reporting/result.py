@@ -21,8 +21,11 @@ REPORT, RUN = "report.json", "run.yaml"
 COSTS = {"params": "params", "macs": "macs_per_second", "latency": "latency"}
 """What a budget can limit, and how a report calls that figure."""
 
-USUAL = {"device": "cpu", "dtype": "float32"}
-"""Where and in what a run computes that says nothing of it."""
+USUAL_DEVICE = "cpu"
+"""Where a run computes that is not told."""
+
+TOLD = ("method", "budget", "kept", "before", "after", "comparison", "forward", "environment")
+"""Of a report, what is told in JSON beside others: figures, and what they were measured on."""
 
 HEARD = ("wer", "cer", "rtf", "rtf_model", "audio_seconds", "utterances")
 """What was measured where there was speech to measure on."""
@@ -55,9 +58,11 @@ class Run:
             return None
         words = ["secateur", verb, "--config", str(self.folder / RUN), "--out", "again"]
         ran_on = self.report.get("environment") or {}
-        for name, usual in USUAL.items():
-            if (value := ran_on.get(name, usual)) != usual:
-                words += [f"--{name}", str(value)]
+        if (device := ran_on.get("device", USUAL_DEVICE)) != USUAL_DEVICE:
+            words += ["--device", str(device)]
+        if "dtype" in ran_on:
+            # The checkpoint's own may be another.
+            words += ["--dtype", str(ran_on["dtype"])]
         return shlex.join(words)
 
 
@@ -83,8 +88,9 @@ class Result(Run):
 
     def to_json(self) -> dict[str, Any]:
         """The figures of both models, and what was asked for."""
-        what = {name: self.report[name] for name in ("budget", "before", "after")}
-        return {"folder": str(self.folder), **what, "comparison": self.report.get("comparison")}
+        return {"folder": str(self.folder)} | {
+            name: self.report[name] for name in TOLD if name in self.report
+        }
 
     def kept(self, name: str) -> float:
         """The fraction of a figure that is left."""
@@ -119,7 +125,8 @@ class Training(Run):
 
     def to_json(self) -> dict[str, Any]:
         """The figures of the model."""
-        return {"folder": str(self.folder), "after": dict(self.figures)}
+        what = {"after": dict(self.figures), "environment": self.report.get("environment")}
+        return {"folder": str(self.folder), **what}
 
 
 def read(folder: str | Path) -> Result | Training:

@@ -33,7 +33,7 @@ def training_page(training: Training) -> str:
             for title, name in (("Parameters", "params"), ("Multiply-accumulates", "macs"))
         ],
         phases=phases(report.get("history") or {}, {}),
-        kept=_kept(training),
+        kept=report.get("kept_step"),
         quotes=_quotes(training),
         command=training.command("train"),
     )
@@ -53,12 +53,6 @@ def _parts(kinds: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
         {"kind": kind, "value": value, "share": value / whole, "at": round(100 * value / most, 2)}
         for kind, value in values.items()
     ]
-
-
-def _kept(training: Training) -> int | None:
-    """After which step the model was validated that was kept: the best, the later one of equals."""
-    rows = [row for phase in (training.report.get("history") or {}).values() for row in phase if "WER" in row]
-    return int(min(reversed(rows), key=lambda row: row["WER"])["step"]) if rows else None
 
 
 def _quotes(training: Training) -> list[Quote]:

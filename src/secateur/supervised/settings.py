@@ -49,7 +49,7 @@ class TrainSettings:
     Attributes:
         data: transcribed speech to train on.
         valid: transcribed speech that word error rates are measured on, in between and after; None: they are not,
-            and the last model is kept rather than the best.
+            and the last model is kept, whatever it is like.
         valid_limit: its first so many utterances; None: all.
         init: a recogniser whose weights training begins with, of `secateur.train` or from a NeMo archive; None: it begins with
             random ones.

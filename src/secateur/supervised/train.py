@@ -142,6 +142,7 @@ def train(
             "left_out": speech.left_out,
             "skipped": skips.skipped,
             "steps": made["steps"],
+            "kept_step": made.get("kept_step"),
         }
         if valid is not None:
             with clock.time("evaluate"):
@@ -228,6 +229,7 @@ def _learned(
         "model": model.state_dict(),
         "history": done.history,
         "steps": done.step,
+        "kept_step": None if done.best is None else done.best.step,
         "heard": done.heard,
         "seconds": round(done.spent, 2),
     }

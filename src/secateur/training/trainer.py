@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -136,6 +136,14 @@ class Loop:
     averages: float = 0.0
 
 
+class Best(NamedTuple):
+    """The lowest value of a validation, and the last model that was not `CLEARLY` worse, after which step."""
+
+    value: float
+    model: dict[str, Tensor]
+    step: int = 0
+
+
 @dataclass
 class Progress:
     """Where a phase stands.
@@ -147,7 +155,7 @@ class Progress:
         before: those of them that earlier runs took.
         heard: seconds of audio in all steps.
         history: figures of some steps, each with the ``step`` that it is of.
-        best: the lowest value of a validation, and the last model that was not `CLEARLY` worse.
+        best: what the phase would end with, where it keeps the best.
         average: the moving average of what is learned, where there is one.
     """
 
@@ -157,7 +165,7 @@ class Progress:
     before: float = 0.0
     heard: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    best: tuple[float, dict[str, Tensor]] | None = None
+    best: Best | None = None
     average: dict[str, Tensor] | None = None
 
 
@@ -221,7 +229,7 @@ class Trainer:
                     written = self._write()
             # At the end of the phase too: what comes after it takes its time, and may be stopped.
             self._write()
-        final = progress.average if progress.best is None else progress.best[1]
+        final = progress.average if progress.best is None else progress.best.model
         if final is not None:
             self.objective.load_model_state(final)
         return progress
@@ -312,9 +320,9 @@ class Trainer:
         self._lap()
         with self._averaged():
             value = self.validate()
-            lowest = value if progress.best is None else min(value, progress.best[0])
+            lowest = value if progress.best is None else min(value, progress.best.value)
             if self.loop.keeps_best and value <= (1 + CLEARLY) * lowest:
-                progress.best = lowest, self.objective.model_state()
+                progress.best = Best(lowest, self.objective.model_state(), progress.step)
         self._validating = self._lap()
         progress.history.append({"step": float(progress.step), "WER": value})
 
@@ -366,7 +374,7 @@ class Trainer:
                 "spent": progress.spent,
                 "heard": progress.heard,
                 "history": progress.history,
-                "best": progress.best,
+                "best": None if progress.best is None else tuple(progress.best),
                 "average": progress.average,
                 "laps": self._laps,
                 "validating": self._validating,
@@ -397,7 +405,7 @@ class Trainer:
             before=state["spent"],
             heard=state["heard"],
             history=state["history"],
-            best=None if best is None else tuple(best),
+            best=None if best is None else Best(*best),
             average=average,
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
 
 RATE = 22050
 """Samples a second."""
@@ -26,7 +26,7 @@ _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
 _BY_CHARACTER = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_ENGLISH = ("en_dict", "intonations", "phondata", "phonindex", "phontab", "lang/gmw", "voices/!v")
+_ENGLISH = ("en_dict", "intonations", "phondata", "phonindex", "phontab", "lang/gmw/en*", "voices/!v/*")
 _VARIANTS = "voices/!v"
 _OWN = "own"
 # Some voices at full volume are clipped.
@@ -81,8 +81,7 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
     voice = f"{manner.voice}+{_OWN}" if manner.timbre else manner.voice
     with _one_at_a_time:
         if manner.timbre:
-            data = _own_data()
-            (data / _VARIANTS / _OWN).write_text(f"language variant\nname {_OWN}\n{manner.timbre}\n")
+            data = _with_variant(manner.timbre)
         try:
             library = ctypes.CDLL(library_path)
         except OSError as error:
@@ -94,7 +93,8 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
             if library.espeak_Initialize(_SYNCHRONOUS, 1000, os.fsencode(data), _DO_NOT_EXIT) != RATE:
                 raise SecateurError(f"espeak-ng cannot use its data in {data}: reinstall secateur[synthetic]")
             library.espeak_SetSynthCallback(callback)
-            if library.espeak_SetVoiceByName(voice.encode()) != 0:
+            # It says another voice where it does not find a variant.
+            if not _has(voice, data) or library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise SecateurError(
                     f"espeak-ng has no voice {voice}: reinstall secateur[synthetic], or give one that it has"
                 )
@@ -107,11 +107,18 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
                 library.espeak_SetParameter(parameter, value, 0)
             library.espeak_ng_SetRandSeed(1)
             encoded = text.encode()
-            library.espeak_Synth(encoded, len(encoded) + 1, 0, _BY_CHARACTER, 0, _UTF8, None, None)
+            failed = library.espeak_Synth(encoded, len(encoded) + 1, 0, _BY_CHARACTER, 0, _UTF8, None, None)
             library.espeak_Terminate()
         finally:
             _unload(library)
+    if failed or not pieces:
+        raise SecateurError(f"espeak-ng cannot say {text!r} by {voice}: reinstall secateur[synthetic]")
     return np.frombuffer(b"".join(pieces), dtype=np.int16)
+
+
+def _has(voice: str, data: Path) -> bool:
+    accent, plus, variant = voice.partition("+")
+    return (data / "lang" / accent).is_file() and (not plus or (data / _VARIANTS / variant).is_file())
 
 
 def _found() -> tuple[str, Path]:
@@ -129,13 +136,25 @@ def _copied() -> tempfile.TemporaryDirectory[str]:
     """espeak-ng's data for English, where variants of our own may be added; it takes them from nowhere else."""
     folder = tempfile.TemporaryDirectory(prefix="secateur-")
     _, data = _found()
-    for name in _ENGLISH:
-        (shutil.copytree if (data / name).is_dir() else shutil.copy)(data / name, Path(folder.name) / name)
+    for file in (file for pattern in _ENGLISH for file in data.glob(pattern)):
+        copy = folder.name / file.relative_to(data)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        # Not their permissions: what may not be written there has to be written here.
+        shutil.copyfile(file, copy)
     return folder
 
 
-def _own_data() -> Path:
-    return Path(_copied().name)
+def _with_variant(timbre: str) -> Path:
+    """The copy, with that timbre as the variant `_OWN`."""
+    try:
+        data = Path(_copied().name)
+        (data / _VARIANTS / _OWN).write_text(f"language variant\nname {_OWN}\n{timbre}\n")
+    except OSError as error:
+        raise SecateurError(
+            f"espeak-ng's voices cannot be added to in {tempfile.gettempdir()} ({reason(error)}): make room there, or set TMPDIR "
+            "to another folder"
+        ) from None
+    return data
 
 
 def _unload(library: ctypes.CDLL) -> None:
