@@ -7,6 +7,7 @@ each of them. A run whose result exists is skipped unless --again; one that was 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -60,10 +61,20 @@ def shared_stages(settings: PruneSettings, default: PruneSettings) -> list[str]:
     return ["start", "reconstruct"] if phases == default.learned.phases else ["start"]
 
 
+def _is(file: Path, settings: PruneSettings) -> bool:
+    """Whether a workspace's file of settings holds these."""
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == json.loads(
+        json.dumps(settings.plain())
+    )
+
+
 def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune, and measure on `valid`."""
     default, settings = settings_of({}, options), settings_of(VARIANTS[name], options)
     place, stash = Workspace.place(folder), folder.with_name("stages")
+    made_with = stash / "settings.json"
+    if (options.again and settings == default) or (stash.exists() and not _is(made_with, default)):
+        shutil.rmtree(stash, ignore_errors=True)
     if not place.exists():
         place.mkdir(parents=True)
         for stage in shared_stages(settings, default):
@@ -72,7 +83,7 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
 
     def keep(phase: str, _: Mapping[str, float]) -> None:
         if phase == "recover" and settings == default and not stash.exists():
-            shutil.copytree(place, stash, ignore=shutil.ignore_patterns("*.so-far.pt", "settings.json", ".*"))
+            shutil.copytree(place, stash, ignore=shutil.ignore_patterns("*.so-far.pt", ".*"))
 
     with ProgressBar(name) as progress:
         report = prune(settings, folder, progress=progress, log=keep).report
@@ -101,9 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(parser, arguments)
     models = options.models or OUT / ("ablation" if options.limit is None else "trials/ablation")
     for variant in options.variants:
-        name = f"ablation_{variant}"
+        name = f"ablation_{variant}" + (f"_seed{options.seed}" if options.seed else "")
         if options.again or not (options.results / f"{name}.json").exists():
-            measure = partial(prune_variant, variant, models / variant, options)
+            measure = partial(prune_variant, variant, models / f"seed{options.seed}" / variant, options)
             record(name, measure, options, benchmark="benchmarks.ablation", seed=options.seed)
 
 

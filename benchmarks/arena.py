@@ -1,12 +1,14 @@
 """The arena: every method at every budget, a row of `secateur compare` at a time, each a result of its own.
 
-Pruned on `fit` as untranscribed audio, decided on `valid`, measured on `test` too. A row whose result exists is skipped unless --again,
-and one that was stopped goes on where it was: all rows take hours, which may be spent on several days and machines.
+Pruned on `fit` as untranscribed audio, decided on `valid`, measured on `test` too. A row that has a result of the same settings is skipped unless
+--again, and one that was stopped goes on where it was: all rows take hours, which may be spent on several days and machines.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,9 +18,12 @@ from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, 
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import CompareSettings, compare, run_name
+from secateur.pruning.compare.runs import SCORED
 from secateur.pruning.compare.settings import METHODS, read_budgets
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.settings import PruneSettings
+from secateur.training.workspace import Workspace
 
 PREFIX = "arena_"
 """What the names of the rows' results begin with."""
@@ -42,15 +47,33 @@ def settings_of(method: str, budget: str, options: argparse.Namespace) -> Compar
 def measure_row(method: str, budget: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune by the method, and measure; what cannot be done says why."""
     settings = settings_of(method, budget, options)
+    if options.again:
+        made = folder / run_name(method, budget)
+        for old in (made, Workspace.place(made), folder / SCORED):
+            shutil.rmtree(old, ignore_errors=True)
     with ProgressBar(method) as progress:
         comparison = compare(settings, folder, progress=progress)
     row = next(row for row in comparison.rows if (row.method, row.budget) == (method, budget))
     run = settings.run(method, budget)
     return {
-        "settings": {"oneshot": asdict(run.oneshot), "learned": asdict(run.learned)},
+        "settings": told(run),
         "unpruned": comparison.unpruned,
         "row": asdict(row),
     }
+
+
+def told(run: PruneSettings) -> Figures:
+    """What a row's result says of how it was made."""
+    return {"oneshot": asdict(run.oneshot), "learned": asdict(run.learned)}
+
+
+def is_recorded(result: Path, method: str, budget: str, options: argparse.Namespace) -> bool:
+    """Whether a row has a result that was made as it would be made now."""
+    if not result.exists():
+        return False
+    settings = settings_of(method, budget, options).run(method, budget)
+    known = json.loads(result.read_text(encoding="utf-8"))["figures"]["settings"]
+    return bool(known == json.loads(json.dumps(told(settings))))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for budget in read_budgets(options.keep):
         for method in options.methods:
             name = PREFIX + run_name(method, budget) + (f"_seed{options.seed}" if options.seed else "")
-            if not options.again and (options.results / f"{name}.json").exists():
+            if not options.again and is_recorded(options.results / f"{name}.json", method, budget, options):
                 continue
             folder = models / f"seed{options.seed}"
             try:

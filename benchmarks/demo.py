@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -18,6 +19,11 @@ from secateur.demo.run import MODEL
 PEOPLE = ("valid", "an4")
 
 
+def model() -> Figures:
+    """Which model it was, by its file."""
+    return {"model_sha256": sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()}
+
+
 def demonstrate(options: Sequence[str]) -> Figures:
     """The command in a process of its own, where no synthetic speech has been made yet."""
     with tempfile.TemporaryDirectory() as folder:
@@ -27,6 +33,7 @@ def demonstrate(options: Sequence[str]) -> Figures:
         ran = run([*command, "--out", str(out), "--json", "-", "--quiet", *options])
     shown = json.loads(ran.output)
     return {
+        **model(),
         "seconds": round(ran.seconds, 1),
         "peak_memory_mb": round(ran.peak_memory_mb),
         **{name: shown[name] for name in ("kept", "forward", "comparison", "wall_seconds", "phase_seconds")},
@@ -37,7 +44,7 @@ def demonstrate(options: Sequence[str]) -> Figures:
 
 def hear(name: str, limit: int | None) -> Figures:
     """The figures of the embedded model on human speech."""
-    return scores(evaluate(load(MODEL, dtype=torch.float32), speech(name), limit=limit))
+    return model() | scores(evaluate(load(MODEL, dtype=torch.float32), speech(name), limit=limit))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

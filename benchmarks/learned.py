@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = models / name
         result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
         if options.again or not result.exists():
-            tested.unlink(missing_ok=True)
             record(name, partial(prune_row, budget, folder, options), **here)
+            tested.unlink(missing_ok=True)
             # Tests hold the real model to the invariants with it.
             plans = options.results / "plans"
             plans.mkdir(exist_ok=True)

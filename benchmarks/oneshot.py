@@ -47,7 +47,6 @@ def prune_row(budget: str, method: str, folder: Path, options: argparse.Namespac
         "after": report["after"],
         "fit_seconds": report["audio_seconds"],
         "wall_seconds": report["wall_seconds"],
-        "pruning_seconds": sum(report["wall_seconds"].values()),
         "valid": scores(evaluate(pruned.recognizer, speech("valid"), limit=options.limit)),
     }
 
@@ -80,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = models / name
             result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
             if options.again or not result.exists():
-                tested.unlink(missing_ok=True)
                 record(name, partial(prune_row, budget, method, folder, options), **here)
+            tested.unlink(missing_ok=True)
             if options.publish and not tested.exists():
                 record(f"{name}_test", partial(test_row, folder, options), **here)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks import learned, oneshot
 from benchmarks.arena import PREFIX
 from benchmarks.record import RESULTS, ROOT, Figures
 from secateur.pruning.compare import run_name
+from secateur.pruning.schedule import REFIT
 
 README = ROOT / "README.md"
 BEGIN = "<!-- figures: written by `python -m benchmarks.readme`, do not edit -->"
@@ -111,9 +113,11 @@ def pruned(results: Results) -> str:
 
 def arena(results: Results) -> str:
     """What the methods of `secateur compare` come to, given the same work: by budget, the best first."""
-    found = [figures for name in results.names(PREFIX) if (figures := results.figures(name))]
+    names = [name for name in results.names(PREFIX) if not re.search(r"_seed[1-9]", name)]
+    found = [figures for name in names if (figures := results.figures(name))]
     if not found:
         return ""
+    threads = "/".join(sorted({results.used[name]["machine"]["threads"] for name in names}))
     rows = [each["row"] for each in found]
     done = [row for row in rows if row["error"] is None]
     lines = [
@@ -131,8 +135,8 @@ def arena(results: Results) -> str:
     ]
     minutes = max(each["settings"]["learned"]["minutes"] for each in found)
     text = (
-        f"The rivals, by `python -m benchmarks.arena`: the same speech and budget, {minutes:g} minutes of one thread each for scoring, refitting and "
-        "recovery ([what is compared](docs/compare.md)). `obs` is what `secateur prune` does by default. Measured so far:\n\n"
+        f"The rivals, by `python -m benchmarks.arena`: the same speech and budget, {minutes:g} minutes in {threads} thread{'' if threads == '1' else 's'} each for scoring, refitting and "
+        "recovery ([what is compared](docs/compare.md)). `obs` is the score that `secateur prune` takes by default. Measured so far:\n\n"
     )
     head = [
         "kept",
@@ -153,7 +157,10 @@ def arena(results: Results) -> str:
 
 def pruning_minutes(figures: Figures) -> float:
     """From the model and the speech to the pruned model, in minutes; what measures it before and after aside."""
-    return float(sum(figures["wall_seconds"].get(stage, 0.0) for stage in ("load", "read", "prune"))) / 60
+    # Of a run that was stopped in between, the last process knows how long the phases took in all.
+    phases = [seconds for phase, seconds in figures.get("phase_seconds", {}).items() if phase != REFIT]
+    before = sum(figures["wall_seconds"].get(stage, 0.0) for stage in ("load", "read"))
+    return float(before + (sum(phases) or figures["wall_seconds"].get("prune", 0.0))) / 60
 
 
 def whisper(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import shutil
@@ -16,6 +17,7 @@ import soundfile
 import torch
 from transformers import ParakeetFeatureExtractor
 
+from secateur.demo.run import MODEL
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.recognizer import Recognizer
@@ -128,6 +130,11 @@ def test_the_arena_records_a_row_at_a_time_and_says_what_could_not_be(run: Run, 
     assert {"wer", "wer_interval"} <= row["test"].keys()
     second = run("arena", *some, "--methods", "magnitude", "layerdrop")
     assert second["arena_magnitude_params80_macs80"] == first["arena_magnitude_params80_macs80"]
+    made = (tmp_path / "models" / "seed0" / "magnitude_params80_macs80" / "report.json").stat().st_mtime_ns
+    run("arena", *some, "--methods", "magnitude", "--again")
+    assert (
+        tmp_path / "models" / "seed0" / "magnitude_params80_macs80" / "report.json"
+    ).stat().st_mtime_ns > made
     readme = importlib.import_module("benchmarks.readme")
     text = readme.section(tmp_path / "results")
     assert "| `params=80%,macs=80%` | `magnitude` |" in text
@@ -250,6 +257,13 @@ def test_pruned_models_stand_below_the_unpruned_one(benchmarks: None, tmp_path: 
     assert "| everything | unpruned | 13.15 M | 545 M | 4.00 % |  |" in text
     assert "| `params=50%,macs=50%` | `oneshot` | 6.50 M | 270 M | 4.00 % | 3.0 min |" in text
     assert "WER test-clean" not in text
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_valid", "demo_an4"])
+def test_what_is_published_of_the_demo_is_of_the_model_that_comes_along(name: str) -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    carried = (MODEL / "model.safetensors").read_bytes()
+    assert result["figures"]["model_sha256"] == hashlib.sha256(carried).hexdigest()
 
 
 def test_the_demo_has_a_sentence_of_its_own(benchmarks: None, tmp_path: Path) -> None:

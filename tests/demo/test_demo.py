@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import soundfile
@@ -116,3 +117,11 @@ def absent(name: str) -> Callable[..., object]:
 
     find = util.find_spec
     return lambda wanted, *rest: None if wanted == name else find(wanted, *rest)
+
+
+@pytest.mark.parametrize(("seen", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_used_where_there_is_one(monkeypatch: pytest.MonkeyPatch, seen: bool, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    command = main.commands["demo"]
+    option = next(each for each in command.params if each.name == "device")
+    assert option.get_default(click.Context(command)) == device

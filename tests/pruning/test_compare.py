@@ -22,6 +22,7 @@ from secateur.pruning.compare import (
     RECORD,
     CompareSettings,
     Comparison,
+    Row,
     compare,
     read_budgets,
     scores,
@@ -300,9 +301,29 @@ def test_a_run_whose_report_is_damaged_is_one_sentence(
 
 def test_a_place_for_scores_that_is_none_is_one_sentence(settings: MakeSettings, tmp_path: Path) -> None:
     (tmp_path / "scores").touch()
-    (row,) = compare(settings("magnitude"), tmp_path).rows
-    assert row.error is not None
-    assert "scores cannot be made: " in row.error
+    # Which is no fault of the method, and so no row.
+    with pytest.raises(SecateurError, match="scores cannot be made: "):
+        compare(settings("magnitude"), tmp_path)
+
+
+def test_what_came_to_nothing_stays_in_the_record_and_is_tried_again_when_asked_for(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impossible = {"keep": ("params=25%",)}
+    (failed,) = compare(settings("layerdrop", **impossible), tmp_path).rows
+    assert failed.error is not None
+    tries = []
+
+    def fail(method: str, budget: str, *_: object) -> Row:
+        tries.append(method)
+        return Row(method, budget, error="again")
+
+    monkeypatch.setattr(room, "_row", fail)
+    rows = compare(settings("magnitude", **impossible), tmp_path).rows
+    assert {row.method: row.error for row in rows} == {"layerdrop": failed.error, "magnitude": "again"}
+    assert tries == ["magnitude"]
+    compare(settings("layerdrop", **impossible), tmp_path)
+    assert tries == ["magnitude", "layerdrop"]
 
 
 def test_with_other_speech_to_measure_on_what_is_there_is_measured_anew(

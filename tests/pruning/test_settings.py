@@ -166,3 +166,8 @@ def test_values_change_by_their_names() -> None:
         "params=30%",
         learned=Learned(rate=1e-3, steps=7, distillation=Distillation(task=0.5)),
     )
+
+
+def test_a_teacher_that_would_teach_nobody_is_refused() -> None:
+    with pytest.raises(SecateurError, match="a teacher is of no use to the method oneshot"):
+        PruneSettings("model", "speech", "50%", teacher="other", method="oneshot")

@@ -390,11 +390,25 @@ def test_rates_rise_as_long_as_they_are_told_to() -> None:
     trainer = Trainer(
         objective,
         [{"params": [objective.weight], "lr": 0.2}],
-        Loop(Length(steps=100), warm_up=50, decays=False),
+        Loop(Length(steps=100), warm_up=20, decays=False),
         report=lambda *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"]),
     )
     trainer.run(Rows)  # type: ignore[arg-type]
-    assert rates == pytest.approx([0.2 * min(1, step / 50) for step in range(1, 101)])
+    assert rates == pytest.approx([0.2 * min(1, step / 20) for step in range(1, 101)])
+
+
+def test_rates_rise_in_a_quarter_of_the_steps_at_most() -> None:
+    rates: list[float] = []
+    objective = LeastSquares()
+    trainer = Trainer(
+        objective,
+        [{"params": [objective.weight], "lr": 0.2}],
+        Loop(Length(steps=20)),
+        report=lambda *_: rates.append(trainer.optimizers[0].param_groups[0]["lr"]),
+    )
+    trainer.run(Rows)  # type: ignore[arg-type]
+    assert rates.index(max(rates)) == 4
+    assert max(rates) > 0.8 * 0.2
 
 
 def test_the_best_model_is_gone_back_to_only_where_it_is_asked_for() -> None:

@@ -31,7 +31,7 @@ PRUNED, SENTENCES = "pruned", "sentences"
 KEEP = "params=50%,macs=50%"
 TRAIN, TEST = "synthetic:train:1500", "synthetic:test:200"
 RATE, HIDDEN = 2e-4, 1.0
-"""Of the training, and the weight of its residual streams: below the usual ones, as befits so few steps (docs/notes/train.md)."""
+"""Of the training, and the weight of its residual streams: those that its few steps were tried with (docs/notes/train.md)."""
 
 SHOWN = 5
 LONGEST_SECONDS = 6.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.errors import SecateurError
+from secateur.errors import NoResultError
 from secateur.pruning.budget import Budget, format_amount
 from secateur.pruning.curves import CostModel, Floats, Ints, Space
 from secateur.pruning.scores import Elimination, Scores
@@ -59,7 +59,7 @@ def allocate(
     if not space.meets(space.last):
         smallest = zip(limits, limited, space.costs(space.last).tolist(), strict=True)
         least = ", ".join(_amount(name, each, cost.dense, audio_seconds) for name, cost, each in smallest)
-        raise SecateurError(f"the budget {budget} cannot be met: the smallest possible here is {least}")
+        raise NoResultError(f"the budget {budget} cannot be met: the smallest possible here is {least}")
     at = _uniform(space) if uniform else _best(space)
     kept = {
         name: elimination.order[groups[name].size - count :]

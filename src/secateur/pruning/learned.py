@@ -11,7 +11,7 @@ from secateur.runs import check_above_nothing, check_not_negative
 from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 
 PHASES = ("start", "search", "reconstruct", "recover")
-"""The phases that can be left out; slicing cannot."""
+"""The phases that can be left out; slicing cannot, and without a search scores decide whether there is a start or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Learned:
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
         validations: how often the word error rate is measured in each phase; 0: never, and the last model is kept.
         valid_utterances: on so many; where nothing is transcribed, against what the unpruned model hears in as many of the training
-            speech, or a twentieth of it, which are set aside.
+            speech, or a twentieth of it, which are set aside; where that is less than twenty, nothing is validated.
     """
 
     minutes: float = 45.0

@@ -1,6 +1,6 @@
 """The learned method: L0 gates under a hard budget, with layerwise distillation from the unpruned model.
 
-Its phases, each of which can be left out but the third:
+Its phases, each of which can be left out but the third, and the first only beside a search:
 
     start        scores say what is surely needed and what surely is not; gates and weights begin there
     search       weights, gates and the budget's multipliers together, by gradient
@@ -128,7 +128,6 @@ class LearnedMethod:
             The plan, and the pruned recogniser.
         """
         phases = self.settings.phases
-        self.schedule.begin()
         decision = self._start()
         plan, weights = decision.plan, None
         if "search" in phases:
@@ -220,6 +219,8 @@ class LearnedMethod:
                 unmasked.model.load_state_dict(working.state())
                 return self.validate(self._sliced(rounded(), unmasked))
 
+            # A budget that these gates cannot meet is refused before the search.
+            rounded()
             with masked(student.model, self.groups, objective.masks):
                 self._train("search", objective, parameters, validate)
             working.restore()
@@ -312,6 +313,11 @@ class LearnedMethod:
         threads = torch.get_num_threads()
         # Small layers leave more threads idle than teacher and student do, side by side.
         ahead = round(TEACHING * threads) if self.recognizer.model.device.type == "cpu" else 0
+
+        def validate_alone() -> float:
+            with _threads(threads):
+                return validate()
+
         with _threads(threads - ahead):
             done = run_phase(
                 phase,
@@ -339,7 +345,7 @@ class LearnedMethod:
                 ),
                 self.workspace,
                 self.progress,
-                validate=validate if self.validate is not None else None,
+                validate=None if self.validate is None else validate_alone,
                 log=self.log,
             )
         # The time that earlier runs took for the phase.

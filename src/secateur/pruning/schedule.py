@@ -15,7 +15,7 @@ REFIT = "refit"
 
 
 class Schedule:
-    """Shares the time out that a run was given.
+    """Shares the time out that a run was given, which begins when this is made.
 
     Args:
         settings: of the method.
@@ -30,10 +30,6 @@ class Schedule:
         self.seconds: dict[str, float] = {}
         self._refitting = 0.0
         self._began, self._before = perf_counter(), 0.0
-
-    def begin(self) -> None:
-        """Start the clock."""
-        self._began = perf_counter()
 
     @property
     def spent(self) -> float:

@@ -50,6 +50,10 @@ class PruneSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SecateurError(f"there is no method {self.method!r}; choose one of {', '.join(METHODS)}")
+        if self.teacher is not None and self.method != "learned":
+            raise SecateurError(
+                f"a teacher is of no use to the method {self.method}; leave it out, or take learned"
+            )
         runs.check_above_nothing(self, "audio_seconds")
         if self.valid_limit is not None and self.valid_limit < 1:
             raise SecateurError(f"valid_limit is {self.valid_limit}; give 1 or more")

@@ -193,7 +193,7 @@ def _learned(
         validations=settings.validations,
         keeps_best=True,
         validates_untrained=False,
-        warm_up=settings.warm_up if steps is None else min(settings.warm_up, max(1, steps // 4)),
+        warm_up=settings.warm_up,
     )
 
     def validate() -> float:

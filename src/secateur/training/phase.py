@@ -37,11 +37,13 @@ def run_phase(
         workspace: keeps what is done.
         progress: shows it.
         validate: measures what is trained; None: nothing is measured.
-        log: given what is new in the history after each step; what an earlier run was given is left out.
+        log: given what is new in the history after each step. A run that was killed gives what came after its last checkpoint
+            once more.
 
     Raises:
         SecateurError: the loss is not finite any more, or what an earlier run left is damaged.
-        KeyboardInterrupt: after the step that was being done, and after what is done has been written.
+        KeyboardInterrupt: after the step that was being done, and after what is done has been written, which is nothing as long as
+            the speed is not known by which the phase is planned.
     """
     logged = 0
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from secateur.errors import SecateurError
+from secateur.errors import NoResultError
 from secateur.training.checkpoint import read_state, write_state
 from secateur.training.feed import Batch, Feed
 from secateur.training.precision import Working
@@ -29,6 +29,9 @@ that others use too is not as fast at all times.
 
 WARM_UP_STEPS = 40
 """Steps over which the rates of a trained model rise, so that Adam's moments are known before its weights move far."""
+
+WARM_UP_SHARE = 0.25
+"""Of all steps, those in which the rates may rise at most."""
 
 ORTHOGONAL = "orthogonal"
 """The key of a group of parameters whose steps are made orthogonal."""
@@ -141,7 +144,7 @@ class Best(NamedTuple):
 
     value: float
     model: dict[str, Tensor]
-    step: int = 0
+    step: int
 
 
 @dataclass
@@ -214,7 +217,7 @@ class Trainer:
             feed: makes the feed that begins with the batch of a step.
 
         Raises:
-            SecateurError: the loss is not finite any more.
+            NoResultError: the loss is not finite any more.
             KeyboardInterrupt: after the step that was being done, and after what is done has been written.
         """
         progress = self.progress
@@ -238,7 +241,7 @@ class Trainer:
         """Learn from one batch, and do what is due after it but for writing checkpoints; `run` calls it.
 
         Raises:
-            SecateurError: the loss is not finite any more.
+            NoResultError: the loss is not finite any more.
         """
         progress = self.progress
         share = 0.0 if progress.total is None else progress.step / progress.total
@@ -260,7 +263,7 @@ class Trainer:
         else:
             self.objective.skipped()
             if self._broken >= MOST_BROKEN:
-                raise SecateurError(
+                raise NoResultError(
                     f"the loss is not a number any more, {MOST_BROKEN} steps in a row up to step {progress.step}: "
                     "try a lower rate, or --precision float32"
                 )
@@ -279,7 +282,10 @@ class Trainer:
     def _rate(self, step: int, share: float) -> float:
         """Of the rates at the top, the part that a step is taken with."""
         decay = 0.5 * (1 + math.cos(math.pi * share)) if self.loop.decays else 1.0
-        return min(1.0, (step + 1) / self.loop.warm_up) * decay
+        warm_up, total = self.loop.warm_up, self.progress.total
+        if total is not None:
+            warm_up = min(warm_up, max(1, round(WARM_UP_SHARE * total)))
+        return min(1.0, (step + 1) / warm_up) * decay
 
     def _plan(self, seconds: float) -> None:
         """Say how many steps there will be, once some have shown how long one takes."""

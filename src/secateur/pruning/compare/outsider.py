@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from secateur.errors import SecateurError
+from secateur.errors import NoResultError
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.recognizer import Recognizer
@@ -42,7 +42,7 @@ def start(
     where nothing else is asked of it; the units are those with the largest weights in what makes and consumes them.
 
     Raises:
-        SecateurError: it is not installed, or the budget cannot be met by feed-forward units alone.
+        NoResultError: it is not installed, or the budget cannot be met by feed-forward units alone.
     """
     began = perf_counter()
     fraction = _fraction(groups, costs, budget, audio_seconds)
@@ -66,12 +66,12 @@ def keep_fraction(
         The units kept, by group.
 
     Raises:
-        SecateurError: it is not installed.
+        NoResultError: it is not installed.
     """
     try:
         import torch_pruning
     except ImportError:
-        raise SecateurError(f"{NAME} is not installed; pip install 'secateur[rivals]' brings it") from None
+        raise NoResultError(f"{NAME} is not installed; pip install 'secateur[rivals]' brings it") from None
     makers = {model.get_submodule(path): name for name, path in _makers(groups).items()}
     # It follows gradients through the model.
     model.requires_grad_()
@@ -100,16 +100,18 @@ def _fraction(groups: Groups, costs: Mapping[str, CostModel], budget: Budget, au
     names = [name for name, group in groups.items() if group.kind == UNITS]
     limits = budget.limits({name: cost.dense for name, cost in costs.items()}, audio_seconds=audio_seconds)
     if not names:
-        raise SecateurError(f"{NAME} prunes feed-forward units, and this model has none")
+        raise NoResultError(f"{NAME} prunes feed-forward units, and this model has none")
     most = max((groups[name] for name in names), key=lambda group: group.size)
     for count in reversed([count for count in most.counts() if count > 0]):
         # Half a unit more, so that rounding down leaves as many whatever the fraction is rounded to.
         fraction = min(1.0, (count + 0.5) / most.size)
         kept = {name: max(1, int(groups[name].size * fraction)) for name in names}
+        if any(number not in groups[name].counts() for name, number in kept.items()):
+            continue
         if all(costs[name](kept) <= limit for name, limit in limits.items()):
             return fraction
     least = ", ".join(f"{name}={costs[name](kept) / costs[name].dense:.1%}" for name in limits)
-    raise SecateurError(
+    raise NoResultError(
         f"{NAME} prunes feed-forward units alone, by which the budget {budget} cannot be met: "
         f"the smallest possible is {least}"
     )

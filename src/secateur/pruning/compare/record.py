@@ -90,11 +90,13 @@ class Known:
         runs: methods and budgets that came to a result.
         unpruned: figures of the unpruned model, where they are of the same speech and device.
         rows: of those runs, by method and budget, where they are so too.
+        failed: rows of runs that came to none.
     """
 
     runs: Sequence[tuple[str, str]] = ()
     unpruned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: Mapping[tuple[str, str], Row] = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], Row] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path, settings: CompareSettings, device: str) -> Known:
@@ -104,17 +106,22 @@ class Known:
             asked = settings.plain()
             found = [Row(**{name: row[name] for name in Row.__dataclass_fields__}) for row in record["rows"]]
             rows = {(row.method, row.budget): row for row in found if not row.error}
+            failed = {(row.method, row.budget): row for row in found if row.error}
             if record["environment"].get("device", device) != device or any(
                 record["settings"][name] != asked[name] for name in _MEASURED
             ):
-                return cls(tuple(rows))
-            return cls(tuple(rows), dict(record["unpruned"]), rows)
+                return cls(tuple(rows), failed=failed)
+            return cls(tuple(rows), dict(record["unpruned"]), rows, failed)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
     def after(self, runs: Iterable[tuple[str, str]]) -> list[Row]:
         """Rows of runs whose turn is still to come."""
-        return [self.rows[run] for run in runs if run in self.rows]
+        return [row for run in runs if (row := self.row(*run)) is not None]
+
+    def row(self, method: str, budget: str) -> Row | None:
+        """What came of a run, if that is known."""
+        return self.rows.get((method, budget)) or self.failed.get((method, budget))
 
 
 def write(comparison: Comparison, file: Path) -> None:

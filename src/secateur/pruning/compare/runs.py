@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import SecateurError, reason
+from secateur.errors import NoResultError, SecateurError, reason
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
@@ -54,8 +54,8 @@ def compare(
 
     ``out`` gets a folder for each run, as `prune` writes it, `RECORD`, which is written anew after each, and what scores
     came to, which runs share. A run that is there is not done again, one that was stopped goes on where it was, and what an earlier call with the same
-    settings but for methods and budgets left there is part of the comparison. A method that cannot meet a budget gets
-    a row that says why.
+    settings but for methods and budgets left there is part of the comparison. A method that cannot meet a budget, or whose training
+    comes to nothing, gets a row that says why, and is tried again when it is asked for again.
 
     >>> compare(CompareSettings("model.nemo", "speech/", "valid/", ("50%",), ("wanda", "obs")), "arena").rows
 
@@ -75,7 +75,8 @@ def compare(
     device = "cpu" if recognizer is None else str(recognizer.model.device)
     machine = environment() | {"device": device}
     known = Known.read(out / RECORD, settings, device)
-    runs = _runs(settings, known.runs, out)
+    asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
+    runs = _runs(asked, known, out)
     for method, budget in runs:
         _refuse_others(out / run_name(method, budget), settings.run(method, budget))
     for speech in (settings.data, settings.valid, settings.test):
@@ -94,8 +95,8 @@ def compare(
         write(Comparison(settings.plain(), unpruned, known.after(runs), machine), out / RECORD)
     for number, (method, budget) in enumerate(runs, start=1):
         folder = out / run_name(method, budget)
-        row = known.rows.get((method, budget))
-        if row is None or not folder.is_dir():
+        row = known.row(method, budget)
+        if row is None or ((method, budget) in asked if row.error else not folder.is_dir()):
             if tell is not None:
                 tell(f"{number} of {len(runs)}: {method}, {budget}")
             row = _row(method, budget, folder, settings, same, tell)
@@ -162,10 +163,10 @@ class _Same:
         )
 
 
-def _runs(settings: CompareSettings, known: Sequence[tuple[str, str]], out: Path) -> list[tuple[str, str]]:
+def _runs(asked: Sequence[tuple[str, str]], known: Known, out: Path) -> list[tuple[str, str]]:
     """Methods and budgets, those that are there already included."""
-    asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
-    there = [run for run in known if run[0] in METHODS and (out / run_name(*run)).is_dir()]
+    done = [run for run in known.runs if (out / run_name(*run)).is_dir()]
+    there = [run for run in (*done, *known.failed) if run[0] in METHODS]
     budgets = list(dict.fromkeys(budget for _, budget in [*asked, *there]))
     return sorted({*asked, *there}, key=lambda run: (budgets.index(run[1]), METHODS.index(run[0])))
 
@@ -226,7 +227,7 @@ def _row(
                 progress=same.progress,
                 tell=tell if goes_on else None,
             )
-        except SecateurError as error:
+        except NoResultError as error:
             return Row(method, budget, error=str(error))
         # Teacher, student and moments of a run refer to each other.
         gc.collect()
