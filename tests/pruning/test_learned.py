@@ -24,7 +24,8 @@ from secateur.pruning import schedule
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import Distillation
 from secateur.pruning.learned import PHASES, Learned
-from secateur.pruning.method import PARTS, LearnedMethod
+from secateur.pruning.method import LearnedMethod
+from secateur.pruning.mixing import PARTS
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.schedule import Schedule

@@ -13,7 +13,7 @@ import torch
 import secateur
 from secateur.pruning import validation as room
 from secateur.pruning.learned import Learned
-from secateur.pruning.method import PARTS
+from secateur.pruning.mixing import PARTS
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings

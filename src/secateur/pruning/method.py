@@ -31,11 +31,11 @@ from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import Distiller, transcript_tokens
 from secateur.pruning.gates import Gates
 from secateur.pruning.learned import Learned
+from secateur.pruning.mixing import PARTS, mix
 from secateur.pruning.objectives import Recovery, Search
-from secateur.pruning.oneshot import Decision, OneShot, carry_out, decide
+from secateur.pruning.oneshot import Decision, Judgement, OneShot, carry_out, decide
 from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.schedule import REFIT, Schedule
-from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer, Waveform
 from secateur.speech.augmentation import Augmentation
@@ -58,10 +58,6 @@ TEACHING = 0.34
 
 AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
-
-PARTS = (1.0, 0.85, 0.7, 0.0)
-"""How far to go in the end from the refitted weights to the recovered ones: whichever hears best (Wortsman et al. 2022, "Robust
-fine-tuning of zero-shot models", arXiv 2109.01903). Not at all is best where little was pruned and little trained."""
 
 
 class LearnedMethod:
@@ -154,20 +150,13 @@ class LearnedMethod:
                 self.progress.stage,
                 audio_seconds=self.audio_seconds,
             )
-            rotated = decision.teacher is not self.recognizer
-            return {
-                "teacher": decision.teacher.model.state_dict() if rotated else {},
-                "scores": {name: (list(e.order), e.rise) for name, e in decision.scores.items()},
-                "plan": decision.plan.to_json(),
-            }
+            return decision.state(self.recognizer) | {"plan": decision.plan.to_json()}
 
         made = self.schedule.stage("start", make)
-        teacher = self.recognizer
-        if made["teacher"]:
-            teacher = self._copy(self.recognizer)
-            teacher.model.load_state_dict(made["teacher"])
-        scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in made["scores"].items()}
-        return Decision(teacher, scores, PruningPlan.from_json(made["plan"]).resolved(self.groups))
+        known = Judgement.of(made, self.recognizer)
+        return Decision(
+            known.teacher, known.scores, PruningPlan.from_json(made["plan"]).resolved(self.groups)
+        )
 
     def _search(self, decision: Decision) -> tuple[PruningPlan, PreTrainedModel]:
         """The plan, and the weights of the unpruned shape that were learned with it."""
@@ -269,7 +258,7 @@ class LearnedMethod:
 
             self._train("recover", objective, parameters, validate)
             working.restore()
-            parts = {} if self.validate is None else self._mix(refitted, student)
+            parts = {} if self.validate is None else mix(refitted, student.model, validate)
             return {
                 "model": student.model.state_dict(),
                 "history": self.history["recover"],
@@ -281,26 +270,6 @@ class LearnedMethod:
         self.history["recover"] = made["history"]
         student.model.load_state_dict(made["model"])
         return student
-
-    def _mix(self, refitted: Mapping[str, Tensor], student: Recognizer) -> dict[float, float]:
-        """Take the student back towards the refitted weights as far as it hears better there, and say how well it hears where."""
-        assert self.validate is not None
-        recovered = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
-
-        def go(part: float) -> None:
-            student.model.load_state_dict(
-                {
-                    name: torch.lerp(refitted[name], tensor, part) if tensor.is_floating_point() else tensor
-                    for name, tensor in recovered.items()
-                }
-            )
-
-        heard = {}
-        for part in PARTS:
-            go(part)
-            heard[part] = self.validate(student)
-        go(min(PARTS, key=heard.__getitem__))
-        return heard
 
     def _train(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -90,6 +91,25 @@ class Judgement:
 
     teacher: Recognizer
     scores: Scores
+
+    def state(self, recognizer: Recognizer) -> dict[str, Any]:
+        """All of it in tensors and plain values, beside the unpruned recogniser that it is of."""
+        rotated = self.teacher is not recognizer
+        return {
+            "teacher": self.teacher.model.state_dict() if rotated else {},
+            "scores": {name: (list(each.order), each.rise) for name, each in self.scores.items()},
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], recognizer: Recognizer) -> Judgement:
+        """What `state` was made from."""
+        teacher = recognizer
+        if state["teacher"]:
+            model = copy.deepcopy(recognizer.model)
+            model.load_state_dict(state["teacher"])
+            teacher = Recognizer(model, recognizer.features, recognizer.tokenizer)
+        scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in state["scores"].items()}
+        return Judgement(teacher, scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

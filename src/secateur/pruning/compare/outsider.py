@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from secateur.errors import NoResultError
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
+from secateur.pruning.oneshot import Judgement
 from secateur.recognizer import Recognizer
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
@@ -48,7 +49,8 @@ def start(
     fraction = _fraction(groups, costs, budget, audio_seconds)
     kept = keep_fraction(copy.deepcopy(recognizer.model), groups, _noise(recognizer), fraction)
     plan = PruningPlan.keep(groups, kept)
-    return {"teacher": {}, "scores": {}, "plan": plan.to_json(), "seconds": perf_counter() - began}
+    known = Judgement(recognizer, {}).state(recognizer)
+    return known | {"plan": plan.to_json(), "seconds": perf_counter() - began}
 
 
 def keep_fraction(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from secateur.errors import SecateurError, reason
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.oneshot import Judgement, Stages, judge, share_out
-from secateur.pruning.scores import Elimination
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.groups import Groups
@@ -49,13 +47,8 @@ class Judge:
         """
         scored = self._scored(settings)
         began = perf_counter()
-        teacher = self.recognizer
-        if scored["teacher"]:
-            teacher = Recognizer(copy.deepcopy(teacher.model), teacher.features, teacher.tokenizer)
-            teacher.model.load_state_dict(scored["teacher"])
-        scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in scored["scores"].items()}
         plan = share_out(
-            Judgement(teacher, scores),
+            Judgement.of(scored, self.recognizer),
             self.groups,
             costs,
             Budget.parse(settings.keep),
@@ -82,13 +75,7 @@ class Judge:
             pass
         began = perf_counter()
         judgement = judge(self.recognizer, self.groups, self.speech, settings.oneshot, self.progress)
-        rotated = judgement.teacher is not self.recognizer
-        made = {
-            "settings": asked,
-            "teacher": judgement.teacher.model.state_dict() if rotated else {},
-            "scores": {name: (list(each.order), each.rise) for name, each in judgement.scores.items()},
-            "seconds": perf_counter() - began,
-        }
+        made = judgement.state(self.recognizer) | {"settings": asked, "seconds": perf_counter() - began}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
