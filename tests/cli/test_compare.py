@@ -59,10 +59,12 @@ def test_a_method_that_cannot_meet_the_budget_is_a_line_and_a_reason(
 
 
 def test_a_budget_that_no_method_meets_is_refused(
-    refused: Refused, model: Path, speech: Path, tmp_path: Path
+    run: Run, model: Path, speech: Path, tmp_path: Path
 ) -> None:
     others = {"methods": "magnitude", "keep": "0.01%", "quiet": None}
-    said = refused(*arguments(model, speech, tmp_path / "out", **others), "--quiet")
+    result = run(*arguments(model, speech, tmp_path / "out", **others), "--quiet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = result.stderr.splitlines()[-1]
     assert "no method came to a result; magnitude: the budget params=0.01%,macs=0.01% cannot be met" in said
 
 
