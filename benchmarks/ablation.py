@@ -19,7 +19,7 @@ from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.training.workspace import Workspace
+from secateur.training.workspace import SETTINGS, Workspace
 
 WITH_SEARCH = {"learned.phases": PHASES}
 CTC = {"learned.distillation.task": 0.3}
@@ -63,16 +63,14 @@ def shared_stages(settings: PruneSettings, default: PruneSettings) -> list[str]:
 
 def _is(file: Path, settings: PruneSettings) -> bool:
     """Whether a workspace's file of settings holds these."""
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == json.loads(
-        json.dumps(settings.plain())
-    )
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings.plain()
 
 
 def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune, and measure on `valid`."""
     default, settings = settings_of({}, options), settings_of(VARIANTS[name], options)
     place, stash = Workspace.place(folder), folder.with_name("stages")
-    made_with = stash / "settings.json"
+    made_with = stash / SETTINGS
     if (options.again and settings == default) or (stash.exists() and not _is(made_with, default)):
         shutil.rmtree(stash, ignore_errors=True)
     if not place.exists():

@@ -64,7 +64,7 @@ def measure_row(method: str, budget: str, folder: Path, options: argparse.Namesp
 
 def told(run: PruneSettings) -> Figures:
     """What a row's result says of how it was made."""
-    return {"oneshot": asdict(run.oneshot), "learned": asdict(run.learned)}
+    return {name: run.plain()[name] for name in ("oneshot", "learned")}
 
 
 def is_recorded(result: Path, method: str, budget: str, options: argparse.Namespace) -> bool:
@@ -73,7 +73,7 @@ def is_recorded(result: Path, method: str, budget: str, options: argparse.Namesp
         return False
     settings = settings_of(method, budget, options).run(method, budget)
     known = json.loads(result.read_text(encoding="utf-8"))["figures"]["settings"]
-    return bool(known == json.loads(json.dumps(told(settings))))
+    return bool(known == told(settings))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
             if options.again or not result.exists():
                 record(name, partial(prune_row, budget, method, folder, options), **here)
-            tested.unlink(missing_ok=True)
+                tested.unlink(missing_ok=True)
             if options.publish and not tested.exists():
                 record(f"{name}_test", partial(test_row, folder, options), **here)
 

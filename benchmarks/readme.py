@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,6 +49,10 @@ class Results:
     def names(self, prefix: str) -> list[str]:
         """The results whose names begin so."""
         return [name for name in self._results if name.startswith(prefix)]
+
+    def seed(self, name: str) -> int:
+        """The seed that a result was made with."""
+        return int(self._results[name]["seed"] or 0)
 
     def figures(self, name: str) -> Figures | None:
         """The figures of a result, or None if it was not measured."""
@@ -113,7 +116,7 @@ def pruned(results: Results) -> str:
 
 def arena(results: Results) -> str:
     """What the methods of `secateur compare` come to, given the same work: by budget, the best first."""
-    names = [name for name in results.names(PREFIX) if not re.search(r"_seed[1-9]", name)]
+    names = [name for name in results.names(PREFIX) if not results.seed(name)]
     found = [figures for name in names if (figures := results.figures(name))]
     if not found:
         return ""
