@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders; where one cannot be written, a sentence says so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from secateur.errors import SecateurError, reason
 
 
 @contextmanager
@@ -20,3 +22,41 @@ def whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str, *, instead: str = "free or name another place") -> None:
+    """Write a text in UTF-8; an earlier file is replaced whole or stays.
+
+    Args:
+        path: of the file. What is there and is no file, as a pipe or a device, is written to as it is.
+        text: what to write.
+        instead: what the caller can do where that fails.
+
+    Raises:
+        SecateurError: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        with whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SecateurError(f"{path} cannot be written: {reason(error)}; {instead}") from None
+
+
+def make_folder(folder: Path, *, instead: str = "choose another place") -> None:
+    """Make a folder, and those that it is in, where there is none yet.
+
+    Args:
+        folder: its path.
+        instead: what the caller can do where that fails.
+
+    Raises:
+        SecateurError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SecateurError(f"{folder} cannot be made: {reason(error)}; {instead}") from None

@@ -241,3 +241,6 @@ def test_what_was_heard_is_not_lost_with_what_comes_after(
     rows = json.loads(heard.stdout)
     assert len(rows) == 1
     assert rows[0] in whole
+    # The first of several says whose it is, though it is alone.
+    printed = run("transcribe", model, speech, "--batch-seconds", 2.5).stdout.splitlines()
+    assert printed == [f"{rows[0]['path']}: {rows[0]['text']}".rstrip()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,7 +189,9 @@ def test_jsonl_holds_a_row_for_each_utterance(folder, tmp_path):
 
 def test_jsonl_that_cannot_be_written_is_an_error_that_names_the_file(folder, tmp_path):
     evaluation = evaluate(ScriptedRecognizer(HEARD), folder)
-    with pytest.raises(SecateurError, match=r"cannot write .*nowhere/rows\.jsonl: No such file or directory"):
+    with pytest.raises(
+        SecateurError, match=r"nowhere/rows\.jsonl cannot be written: No such file or directory"
+    ):
         evaluation.write_jsonl(tmp_path / "nowhere" / "rows.jsonl")
 
 
@@ -196,9 +199,12 @@ def test_a_failing_disk_leaves_the_old_file_and_no_partial_one(folder, tmp_path,
     evaluation = evaluate(ScriptedRecognizer(HEARD), folder)
     path = tmp_path / "rows.jsonl"
     path.write_text("old")
-    monkeypatch.setattr(
-        json, "dumps", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+
+    def full(self, *_, **__):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(SecateurError, match="No space left on device"):
         evaluation.write_jsonl(path)
     assert path.read_text() == "old"

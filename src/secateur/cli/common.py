@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from secateur.errors import SecateurError, reason
-from secateur.files import whole
+from secateur.files import write_text
 
 if TYPE_CHECKING:
     from secateur.recognizer import Recognizer
@@ -281,16 +281,4 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
             each = drawn_here.get().rstrip("\n")
         put_out(each)
     if json_file is not None:
-        _write(f"{text}\n", Path(json_file))
-
-
-def _write(text: str, path: Path) -> None:
-    try:
-        if path.exists() and not path.is_file():
-            # A pipe, or a device.
-            path.write_text(text, encoding="utf-8")
-            return
-        with whole(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SecateurError(f"cannot write {path}: {reason(error)}") from error
+        write_text(json_file, f"{text}\n")

@@ -42,6 +42,8 @@ def transcribe(
     corpus = Corpus(lambda: chain.from_iterable(each.entries() for each in corpora))
     recognizer, skips = load_model(model, device, dtype, threads), SkipLog()
     heard: list[tuple[Utterance, Transcript]] = []
+    # What is one of several says whose it is; so does the first where others were to come.
+    alone = False
     try:
         with ProgressBar("transcribing", quiet=quiet) as progress:
             heard = transcribe(
@@ -52,10 +54,10 @@ def transcribe(
                 progress=progress,
                 tell=lambda utterance, transcript: heard.append((utterance, transcript)),
             )
+        alone = len(heard) == 1
         tell_skips(skips)
     finally:
         # All, in the order of the files; or what had been heard when it was stopped.
-        alone = len(heard) == 1
         lines = [
             transcript.text if alone else f"{each.path}: {transcript.text}" for each, transcript in heard
         ]

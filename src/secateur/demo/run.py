@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from secateur.errors import SecateurError, reason
+from secateur.files import make_folder
 from secateur.progress import ProgressBar
 from secateur.pruning.distillation import Distillation
 from secateur.pruning.learned import Learned
@@ -111,7 +112,7 @@ def demo(
     progress = progress or ProgressBar("demo", quiet=True)
     folder = Path(out)
     check_free(folder / PRUNED)
-    _make(folder / SENTENCES)
+    make_folder(folder / SENTENCES, instead="give another --out")
     dense = load(asked.model, device=device, dtype=torch.float32)
     speech = [str(asked.data), str(asked.valid or TEST)]
     # Its names end with how many utterances there are.
@@ -142,10 +143,3 @@ def listen(before: Recognizer, after: Recognizer, data: str | Path, folder: Path
         if len(sentences) == SHOWN:
             break
     return sentences
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SecateurError(f"{folder} cannot be made: {reason(error)}; give another --out") from None

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, Interval
-from secateur.files import whole
+from secateur.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +141,4 @@ class Evaluation:
         Raises:
             SecateurError: The file cannot be written.
         """
-        path = Path(path)
-        try:
-            with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
-                for row in self.rows:
-                    file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise SecateurError(f"cannot write {path}: {error.strerror or error}") from error
+        write_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in self.rows))

@@ -8,8 +8,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from secateur.errors import SecateurError, reason
-from secateur.files import whole
+from secateur.files import write_text
 from secateur.reporting import chart, numbers
 from secateur.reporting.architecture import picture
 from secateur.reporting.chart import Chart, Dot, Format
@@ -87,13 +86,7 @@ def write_page(page: str, out: str | Path) -> None:
     Raises:
         SecateurError: it cannot be written.
     """
-    try:
-        with whole(Path(out)) as partial:
-            partial.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise SecateurError(
-            f"{out} cannot be written: {reason(error)}; name another file with --out"
-        ) from None
+    write_text(out, page, instead="name another file with --out")
 
 
 def _test(result: Result) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import SecateurError
-from secateur.files import whole
+from secateur.files import write_text
 from secateur.structure.groups import Groups
 
 FORMAT = "secateur-plan"
@@ -149,12 +149,7 @@ class PruningPlan:
         Raises:
             SecateurError: it cannot be written.
         """
-        path = Path(path)
-        try:
-            with whole(path) as partial:
-                partial.write_text(self.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise SecateurError(f"{path} cannot be written: {error.strerror}") from None
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path, groups: Groups | None = None) -> PruningPlan:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import SecateurError, reason
-from secateur.files import whole
+from secateur.files import make_folder, write_text
 from secateur.pruning.compare.settings import CompareSettings, run_name
 
 RECORD = "compare.json"
@@ -130,10 +129,6 @@ def write(comparison: Comparison, file: Path) -> None:
     Raises:
         SecateurError: it cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as partial_file:
-            text = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False)
-            partial_file.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SecateurError(f"{file} cannot be written: {reason(error)}; choose another folder") from None
+    text = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False)
+    make_folder(file.parent, instead="choose another folder")
+    write_text(file, text + "\n", instead="choose another folder")

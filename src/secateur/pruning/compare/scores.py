@@ -8,7 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from secateur.errors import SecateurError, reason
+from secateur.errors import SecateurError
+from secateur.files import make_folder
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.oneshot import Judgement, Stages, judge, share_out
@@ -76,12 +77,7 @@ class Judge:
         began = perf_counter()
         judgement = judge(self.recognizer, self.groups, self.speech, settings.oneshot, self.progress)
         made = judgement.state(self.recognizer) | {"settings": asked, "seconds": perf_counter() - began}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SecateurError(
-                f"{self.folder} cannot be made: {reason(error)}; choose another place"
-            ) from None
+        make_folder(self.folder)
         write_state(file, made)
         return made
 
