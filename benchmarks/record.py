@@ -20,6 +20,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from secateur.files import write_text
+
 if TYPE_CHECKING:
     from secateur.evaluation.results import Evaluation
 
@@ -114,9 +116,7 @@ def record(
     text = json.dumps(result, indent=2) + "\n"
     options.results.mkdir(parents=True, exist_ok=True)
     path: Path = options.results / f"{name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)
     print(text, end="")
     return path
 
