@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, 
 from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
+from secateur.pruning.distillation import Distillation
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.structure.plan import PruningPlan
@@ -26,7 +27,13 @@ BUDGETS = ("params=50%,macs=50%", "params=70%,macs=70%", "params=30%,macs=30%")
 
 def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune, and measure on `valid`."""
-    learned = Learned(minutes=options.minutes, steps=options.steps, phases=tuple(options.phases))
+    learned = Learned(
+        minutes=options.minutes,
+        steps=options.steps,
+        phases=tuple(options.phases),
+        distillation=replace(Distillation(), task=options.task),
+        transcripts=False,
+    )
     oneshot = OneShot(trials=options.trials, seed=options.seed)
     settings = PruneSettings(
         str(model_file()),
@@ -66,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--minutes", type=float, default=Learned().minutes, help="of start, search and recovery"
     )
     parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
+    parser.add_argument(
+        "--task",
+        type=float,
+        default=Distillation().task,
+        help="factor of CTC on what the unpruned model heard",
+    )
     parser.add_argument("--trials", type=int, default=0, help="plans to try beside the first")
     parser.add_argument(
         "--name",
