@@ -29,9 +29,12 @@ help:
 	@echo "make docs       the site, with its links checked, into build/docs"
 	@echo "make clean      caches and builds; $(VENV) stays"
 
-$(INSTALLED): pyproject.toml constraints.txt
+# What pruning and the demo need, and what working on the code needs.
+$(VENV)/.usable: EXTRA := synthetic
+$(INSTALLED): EXTRA := dev
+$(VENV)/.usable $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA)]'
 	touch $@
 
 setup: $(INSTALLED)
@@ -53,10 +56,10 @@ typecheck: $(INSTALLED)
 slow: $(INSTALLED)
 	$(PYTEST) -m slow
 
-demo: $(INSTALLED)
+demo: $(VENV)/.usable
 	$(BIN)/secateur demo --out out/demo
 
-try: $(INSTALLED)
+try: $(VENV)/.usable
 	@test -n "$(MODEL)" -a -n "$(SPEECH)" || { echo "say which: make try MODEL=model.nemo SPEECH=speech/" >&2; exit 2; }
 	$(BIN)/secateur inspect "$(MODEL)" --depth 1
 	$(BIN)/secateur prune "$(MODEL)" --data "$(SPEECH)" --keep "$(KEEP)" --method "$(METHOD)" --out out/try $(if $(VALID),--valid "$(VALID)")

@@ -15,7 +15,6 @@ from benchmarks import learned, oneshot
 from benchmarks.arena import PREFIX
 from benchmarks.record import RESULTS, ROOT, Figures
 from secateur.pruning.compare import run_name
-from secateur.pruning.schedule import REFIT
 
 README = ROOT / "README.md"
 BEGIN = "<!-- figures: written by `python -m benchmarks.readme`, do not edit -->"
@@ -161,7 +160,7 @@ def arena(results: Results) -> str:
 def pruning_minutes(figures: Figures) -> float:
     """From the model and the speech to the pruned model, in minutes; what measures it before and after aside."""
     # Of a run that was stopped in between, the last process knows how long the phases took in all.
-    phases = [seconds for phase, seconds in figures.get("phase_seconds", {}).items() if phase != REFIT]
+    phases = figures.get("phase_seconds", {}).values()
     before = sum(figures["wall_seconds"].get(stage, 0.0) for stage in ("load", "read"))
     return float(before + (sum(phases) or figures["wall_seconds"].get("prune", 0.0))) / 60
 

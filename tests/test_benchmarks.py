@@ -163,7 +163,8 @@ def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_
     ("variant", "shared"),
     [
         ("plain_divergence", ["start", "reconstruct"]),
-        ("with_search", ["start"]),
+        ("with_search", ["start", "reconstruct"]),
+        ("without_refitting", ["start"]),
         ("without_front_end_groups", []),
         ("with_search_from_open_gates", []),
     ],

@@ -161,7 +161,7 @@ def test_ctrl_c_while_the_result_is_written_leaves_nothing(
 
 
 def learned_arguments(model: Path, speech: Path, out: Path, **others: object) -> list[object]:
-    phases = "start,search,reconstruct,recover"
+    phases = "start,reconstruct,search,recover"
     return prune_arguments(
         model, speech, out, **{"method": "learned", "phases": phases, "steps": 4, **others}
     )
@@ -244,7 +244,7 @@ def test_going_on_with_other_settings_is_refused_with_what_differs(
     said = refused(*command, "--keep", "params=50%", "--steps", 6, "--phases", "start,search")
     assert said == (
         f"secateur: {tmp_path / 'out.unfinished'} holds an unfinished run with other settings (keep was params=60%, is "
-        "params=50%; learned.steps was 4, is 6; learned.phases was start,search,reconstruct,recover, is start,search): "
+        "params=50%; learned.steps was 4, is 6; learned.phases was start,reconstruct,search,recover, is start,search): "
         "give the same ones to go on with it, or delete the folder\n"
     )
     assert listing(tmp_path) == ["out.unfinished"]
@@ -348,7 +348,7 @@ def test_minutes_on_the_command_line_go_above_the_steps_of_a_config(
             {"uniform": True, "phases": "start,search,recover"},
             "--uniform is for scores, and a search decides",
         ),
-        ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, search, "),
+        ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, reconstruct, search, "),
         ({"config": "nowhere.yaml"}, "nowhere.yaml cannot be read: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.pruning.gates import OPEN, RANGE, Gates
+from secateur.pruning.gates import Gates
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import expected_counts, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
@@ -40,19 +40,24 @@ def test_every_unit_has_a_gate_that_begins_almost_surely_open(groups: Groups) ->
     gates = Gates(groups)
     assert {name: len(keep) for name, keep in gates.keep().items()} == {n: g.size for n, g in groups.items()}
     for keep in gates.keep().values():
-        torch.testing.assert_close(keep, torch.full_like(keep, OPEN))
+        torch.testing.assert_close(keep, torch.full_like(keep, 0.99))
     assert gates.coarse.numel() == len(groups.layers) + len(groups.branches)
 
 
 def test_gates_begin_as_open_as_is_asked_for(groups: Groups) -> None:
     p = torch.linspace(0.05, 0.95, 1000)
-    gates = Gates(groups, [UNITS, "layers.0"], {UNITS: p, "layers.1.conv.channels": torch.ones(16)})
+    gates = Gates(groups, [UNITS, "layers.0"], {UNITS: p.logit(), "layers.1.conv.channels": torch.ones(16)})
     assert set(gates.keep()) == {UNITS, "layers.0"}
     torch.testing.assert_close(gates.keep()[UNITS], p)
-    assert gates.keep()["layers.0"].item() == pytest.approx(OPEN)
-    certain = Gates(groups, [UNITS], {UNITS: (torch.arange(1000) % 2).float()}).keep()[UNITS]
-    bound = 1 / (1 + math.exp(-RANGE))
-    torch.testing.assert_close(certain.unique(), torch.tensor([1 - bound, bound]))
+    assert gates.keep()["layers.0"].item() == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("end", [-1, 1])
+def test_the_surest_gates_are_hardly_ever_open_in_part(groups: Groups, end: int) -> None:
+    """A unit that surely stays is there in every draw, one that surely goes in none: the student is what the plan leaves."""
+    gates, random = Gates(groups, [UNITS], {UNITS: torch.full((1000,), 100.0 * end)}), generator()
+    z = torch.cat([gates.sample(random)[UNITS].detach() for _ in range(200)])
+    assert (z == max(0, end)).float().mean().item() == pytest.approx(0.9933, abs=0.0006)
 
 
 @pytest.mark.parametrize("log_alpha", [-3.0, -1.0, 0.0, 2.5])
@@ -68,9 +73,8 @@ def test_samples_are_distributed_as_the_hard_concrete_says(groups: Groups, log_a
 
     for value in (0.0, 0.3, 0.5, 0.9):
         assert (z <= value).float().mean().item() == pytest.approx(below(value), abs=0.004)
-    open_probability = gates.keep()[UNITS][0].item()
-    assert open_probability == pytest.approx(1 - below(0.0), abs=1e-6)
-    assert open_probability == pytest.approx(1 / (1 + math.exp(-(log_alpha - 2 / 3 * math.log(0.1 / 1.1)))))
+    assert gates.keep()[UNITS][0].item() == pytest.approx(1 - below(0.5), abs=1e-6)
+    assert gates.keep()[UNITS][0].item() == pytest.approx(z.mean().item(), abs=0.03)
 
 
 def test_the_deterministic_gate_is_the_median_of_samples(groups: Groups) -> None:
@@ -90,7 +94,7 @@ def test_samples_pull_gates_towards_what_lowers_the_loss(groups: Groups) -> None
 
 
 def test_the_same_generator_gives_the_same_samples(groups: Groups) -> None:
-    gates = Gates(groups, open_probability=0.5)
+    gates = Gates(groups, log_alpha=0.0)
     first, second = gates.sample(generator(3)), gates.sample(generator(3))
     assert all(torch.equal(first[name], second[name]) for name in groups)
     assert not torch.equal(first[UNITS], gates.sample(generator(4))[UNITS])
@@ -118,11 +122,11 @@ def test_fine_and_coarse_gates_learn_at_rates_of_their_own(groups: Groups) -> No
 
 
 def random_gates(groups: Groups, seed: int, low: float = 0.3, high: float = 0.99) -> Gates:
-    p: dict[str, Tensor] = {
-        name: low + (high - low) * torch.rand(group.size, generator=generator(seed + row))
+    log_alpha: dict[str, Tensor] = {
+        name: (low + (high - low) * torch.rand(group.size, generator=generator(seed + row))).logit()
         for row, (name, group) in enumerate(groups.items())
     }
-    return Gates(groups, open_probability=p)
+    return Gates(groups, log_alpha=log_alpha)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -150,7 +154,7 @@ def test_the_expected_cost_is_the_mean_cost_of_sampled_plans(
         drawn = []
         for _ in range(3000):
             masks = gates.sample(random)
-            drawn.append(cost({name: int((mask > 0).sum()) for name, mask in masks.items()}))
+            drawn.append(cost({name: int((mask > 0.5).sum()) for name, mask in masks.items()}))
         costs = torch.tensor(drawn, dtype=torch.double)
         standard_error = costs.std().item() / len(costs) ** 0.5
         # Besides chance, norms are counted as there while a unit is expected: a thousandth of the model.

@@ -35,13 +35,11 @@ def costs_of(recognizer: Recognizer, groups: Groups) -> dict[str, CostModel]:
 def random_gates(groups: Groups, seed: int) -> Gates:
     """Gates as a search leaves them: most are at one of the ends, some between."""
     generator = torch.Generator().manual_seed(seed)
-    log_odds = {
+    log_alpha = {
         name: (3 * torch.randn(group.size, generator=generator) + 3 * torch.randn(1, generator=generator))
         for name, group in groups.items()
     }
-    gates = Gates(groups, open_probability={name: values.sigmoid() for name, values in log_odds.items()})
-    gates.clamp_()
-    return gates
+    return Gates(groups, log_alpha=log_alpha)
 
 
 @given(
@@ -101,7 +99,7 @@ def test_gates_that_have_decided_and_meet_the_budget_are_the_plan(
     groups = find_groups(recognizer.model)
     plan, costs = decided(groups, seed), costs_of(recognizer, groups)
     masks = {name: torch.ones(group.size) for name, group in groups.items()} | plan.masks()
-    gates = Gates(groups, open_probability=masks)
+    gates = Gates(groups, log_alpha={name: torch.logit(mask, eps=1e-6) for name, mask in masks.items()})
     exactly = Budget(
         params=max(1000, costs["params"](plan.counts())),
         macs=max(1000, costs["macs"](plan.counts()) / SECONDS),
@@ -110,7 +108,7 @@ def test_gates_that_have_decided_and_meet_the_budget_are_the_plan(
 
 
 def on_the_wrong_side(plan: PruningPlan, log_alpha: dict[str, Tensor], groups: Groups) -> tuple[int, int]:
-    """Units that no threshold explains, to within 0.15 of log alpha, and units that there are."""
+    """Units that no threshold explains, to within 0.2 of log alpha, and units that there are."""
     values, stays = [], []
     for name, group in groups.items():
         if group.min_units or any(plan.kept.get(coarser) == () for coarser in group.inside):
@@ -119,7 +117,7 @@ def on_the_wrong_side(plan: PruningPlan, log_alpha: dict[str, Tensor], groups: G
         stays.append(torch.zeros(group.size, dtype=torch.bool))
         stays[-1][list(plan.kept.get(name, range(group.size)))] = True
     value, stay = torch.cat(values), torch.cat(stays)
-    margin = 0.15
+    margin = 0.2  # Gates that differ by less give way evenly.
     wrong = [
         int((stay & (value < threshold - margin)).sum() + (~stay & (value > threshold + margin)).sum())
         for threshold in value.unique()
@@ -138,7 +136,8 @@ def test_one_threshold_holds_for_units_of_all_groups_and_for_modules(
         gates = random_gates(groups, seed)
         plan = round_to_plan(gates, groups, costs_of(recognizer, groups), Budget(**limits))
         wrong, units = on_the_wrong_side(plan, gates.log_alpha(), groups)
-        assert wrong <= 0.01 * units
+        # A module that went, and in the end is given back, comes back whole.
+        assert wrong <= 0.02 * units
 
 
 def test_gates_that_have_learned_nothing_give_way_in_all_groups_evenly(

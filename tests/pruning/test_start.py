@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
-from secateur.pruning.gates import RANGE, Gates
+from secateur.pruning.gates import Gates
 from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer
@@ -149,12 +149,12 @@ def test_gates_stand_in_the_order_of_the_scores_with_the_cut_in_the_middle(group
     plan = random_plan(groups, seed)
     begin = opening(groups, scores, plan)
     assert begin.keys() == groups.keys()
-    for name, p in begin.items():
+    for name, log_alpha in begin.items():
         order = list(scores[name].order)
-        assert p[order].sort().values.equal(p[order])
+        assert log_alpha[order].sort().values.equal(log_alpha[order])
         cut = groups[name].size - plan.counts().get(name, groups[name].size)
-        assert (p[order[:cut]] < 0.5).all()
-        assert (p[order[cut:]] > 0.5).all()
+        assert (log_alpha[order[:cut]] < 0).all()
+        assert (log_alpha[order[cut:]] > 0).all()
 
 
 def test_gates_are_surer_the_further_they_are_from_the_cut(groups: Groups) -> None:
@@ -164,7 +164,7 @@ def test_gates_are_surer_the_further_they_are_from_the_cut(groups: Groups) -> No
     plan = PruningPlan.keep(groups, {name: order[80:]})
     begin = opening(groups, scores, plan)
     assert begin.keys() == {name}
-    p = begin[name][order]
+    p = begin[name][order].sigmoid()
     assert p[70:90].sum().item() == pytest.approx(10.0)
     assert 0.94 < p[90].item() < 0.97
     assert 0.03 < p[69].item() < 0.06
@@ -178,11 +178,10 @@ def test_the_search_begins_near_the_costs_of_the_plan(
     costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, model, 10.0)}
     scores = scored(groups, 1)
     plan = allocate(groups, scores, costs, Budget.parse(keep))
-    gates = Gates(groups, open_probability=opening(groups, scores, plan))
-    bound = 1 / (1 + 2.718281828**RANGE)
+    gates = Gates(groups, log_alpha=opening(groups, scores, plan))
     for name, p in gates.keep().items():
         kept = plan.counts().get(name, groups[name].size)
-        room = groups[name].size * (bound + 0.03) + 1
+        room = 0.03 * groups[name].size + 1
         assert abs(p.sum().item() - kept) < room, name
     for cost in costs.values():
         with torch.no_grad():

@@ -123,7 +123,7 @@ SCORES = (
     default="start,reconstruct,recover",
     show_default=True,
     callback=names,
-    help="Learned: which phases there are, of start, search, reconstruct and recover.",
+    help="Learned: which phases there are, of start, reconstruct, search and recover.",
 )
 @batch_seconds_option
 @augment_option

@@ -10,7 +10,7 @@ from secateur.pruning.distillation import Distillation
 from secateur.runs import check_above_nothing, check_not_negative
 from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 
-PHASES = ("start", "search", "reconstruct", "recover")
+PHASES = ("start", "reconstruct", "search", "recover")
 """The phases that can be left out; slicing cannot, and without a search scores decide whether there is a start or not."""
 
 

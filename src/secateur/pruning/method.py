@@ -1,12 +1,14 @@
 """The learned method: L0 gates under a hard budget, with layerwise distillation from the unpruned model.
 
-Its phases, each of which can be left out but the third, and the first only beside a search:
+Its phases, each of which can be left out but slicing, and the first only beside a search:
 
-    start        scores say what is surely needed and what surely is not; gates and weights begin there
-    search       weights, gates and the budget's multipliers together, by gradient
+    start        scores say what is surely needed and what surely is not: a plan
+    reconstruct  what the plan leaves is refitted in closed form
+    search       weights, gates and the budget's multipliers learn together, from there
     slice        the gates become a plan that meets the budget exactly, and the plan is carried out
-    reconstruct  what is left is refitted in closed form
     recover      the sliced model is distilled on
+
+A search without a start begins with open gates and the weights of the unpruned model; what it leaves is refitted after it.
 
 Louizos et al. 2018 (arXiv 1712.01312) for the gates, Jiang et al. 2023 (arXiv 2305.19549) for all of it on speech.
 """
@@ -35,7 +37,7 @@ from secateur.pruning.mixing import PARTS, mix
 from secateur.pruning.objectives import Recovery, Search
 from secateur.pruning.oneshot import Decision, Judgement, OneShot, carry_out, decide
 from secateur.pruning.rounding import round_to_plan
-from secateur.pruning.schedule import REFIT, Schedule
+from secateur.pruning.schedule import Schedule
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer, Waveform
 from secateur.speech.augmentation import Augmentation
@@ -125,18 +127,26 @@ class LearnedMethod:
         """
         phases = self.settings.phases
         decision = self._start()
-        plan, weights = decision.plan, None
+        plan, teacher = decision.plan, decision.teacher
+        student = self._reconstruct(plan, teacher) if self._knows else teacher
+        # The last model that no gradient has touched; recovery may go a part of the way back to it.
+        untrained = student
         if "search" in phases:
-            plan, weights = self._search(decision)
-        student = self._reconstruct(plan, decision.teacher, weights)
-        del weights  # They are as large as the teacher.
+            plan, student, untrained = self._search(decision, student)
+            if not self._knows:
+                student = untrained = self._reconstruct(plan, teacher, student.model)
         if "recover" in phases:
-            student = self._recover(plan, decision.teacher, student)
+            student = self._recover(plan, teacher, student, untrained)
         return plan, student
+
+    @property
+    def _knows(self) -> bool:
+        """Whether there is a plan before the search, if there is a search."""
+        return "start" in self.settings.phases or "search" not in self.settings.phases
 
     def _start(self) -> Decision:
         """Scores and the plan that they lead to. Without them, gates begin open."""
-        if "search" in self.settings.phases and "start" not in self.settings.phases:
+        if not self._knows:
             return Decision(self.recognizer, {}, PruningPlan.keep(self.groups, {}))
 
         def make() -> dict[str, Any]:
@@ -158,28 +168,25 @@ class LearnedMethod:
             known.teacher, known.scores, PruningPlan.from_json(made["plan"]).resolved(self.groups)
         )
 
-    def _search(self, decision: Decision) -> tuple[PruningPlan, PreTrainedModel]:
-        """The plan, and the weights of the unpruned shape that were learned with it."""
-        teacher, student = decision.teacher, self._copy(decision.teacher)
+    def _search(self, decision: Decision, refitted: Recognizer) -> tuple[PruningPlan, Recognizer, Recognizer]:
+        """The plan, what it leaves of the weights that were learned with it, and of those that the search began with."""
+        teacher = decision.teacher
+
+        def beginning() -> Recognizer:
+            model = self._copy(teacher)
+            unslice(model.model, refitted.model, self.groups, decision.plan)
+            return model
 
         def make() -> dict[str, Any]:
-            known = "start" in self.settings.phases
-            if known:
-                began = self.schedule.stage(REFIT, lambda: self._refitted(decision.plan, teacher))
-                unslice(
-                    student.model,
-                    self._sliced(decision.plan, teacher, began).model,
-                    self.groups,
-                    decision.plan,
-                )
-            begin = opening(self.groups, decision.scores, decision.plan) if known else {}
+            student = beginning()
+            begin = opening(self.groups, decision.scores, decision.plan)
             whole = self.groups.layers.keys() | self.groups.branches.keys()
             gated = [
                 name
                 for name, group in self.groups.items()
                 if len(group.counts()) > 1 and (self.settings.coarse or name not in whole)
             ]
-            gates = Gates(self.groups, gated, open_probability=begin).to(student.model.device)
+            gates = Gates(self.groups, gated, log_alpha=begin).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
             with torch.no_grad():
                 counts = gates.expected_counts()
@@ -215,33 +222,34 @@ class LearnedMethod:
             working.restore()
             plan = rounded()
             return {
-                "model": student.model.state_dict(),
+                "model": slice_model(student.model, plan).state_dict(),
                 "plan": plan.to_json(),
                 "history": self.history["search"],
             }
 
         made = self.schedule.stage("search", make)
         self.history["search"] = made["history"]
-        student.model.load_state_dict(made["model"])
-        return PruningPlan.from_json(made["plan"]).resolved(self.groups), student.model
+        plan = PruningPlan.from_json(made["plan"]).resolved(self.groups)
+        return plan, self._sliced(plan, teacher, made), self._sliced(plan, beginning())
 
     def _reconstruct(
-        self, plan: PruningPlan, teacher: Recognizer, weights: PreTrainedModel | None
+        self, plan: PruningPlan, teacher: Recognizer, sliced: PreTrainedModel | None = None
     ) -> Recognizer:
-        made = self.schedule.stage("reconstruct", lambda: self._refitted(plan, teacher, weights))
-        return self._sliced(plan, teacher, made)
+        """What the plan leaves, of the teacher or as it is given, refitted towards the teacher if there is that phase."""
 
-    def _refitted(
-        self, plan: PruningPlan, teacher: Recognizer, weights: PreTrainedModel | None = None
-    ) -> dict[str, Any]:
-        refit = "reconstruct" in self.settings.phases
-        oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
-        student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, model=weights)
-        return {"model": student.model.state_dict()}
-
-    def _recover(self, plan: PruningPlan, teacher: Recognizer, student: Recognizer) -> Recognizer:
         def make() -> dict[str, Any]:
-            refitted = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+            refit = "reconstruct" in self.settings.phases
+            oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
+            student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, sliced=sliced)
+            return {"model": student.model.state_dict()}
+
+        return self._sliced(plan, teacher, self.schedule.stage("reconstruct", make))
+
+    def _recover(
+        self, plan: PruningPlan, teacher: Recognizer, student: Recognizer, untrained: Recognizer
+    ) -> Recognizer:
+        def make() -> dict[str, Any]:
+            began = {name: tensor.clone() for name, tensor in untrained.model.state_dict().items()}
             working = Working(student.model, self.dtype)
             distiller = Distiller(
                 self._at_work(self.teacher or teacher),
@@ -258,7 +266,7 @@ class LearnedMethod:
 
             self._train("recover", objective, parameters, validate)
             working.restore()
-            parts = {} if self.validate is None else mix(refitted, student.model, validate)
+            parts = {} if self.validate is None else mix(began, student.model, validate)
             return {
                 "model": student.model.state_dict(),
                 "history": self.history["recover"],
@@ -279,6 +287,7 @@ class LearnedMethod:
         validate: Callable[[], float],
     ) -> None:
         settings, recovers = self.settings, phase == "recover"
+        last = recovers or "recover" not in settings.phases
         threads = torch.get_num_threads()
         # Small layers leave more threads idle than teacher and student do, side by side.
         ahead = round(TEACHING * threads) if self.recognizer.model.device.type == "cpu" else 0
@@ -295,10 +304,11 @@ class LearnedMethod:
                 # The budget is met at the end of the search only, so that what came before tells nothing of it.
                 Loop(
                     self.schedule.length(phase),
-                    validations=settings.validations,
+                    # Recovery begins by measuring what the search has come to.
+                    validations=settings.validations if last else 0,
                     keeps_best=recovers,
                     validations_after=len(PARTS) if recovers else 0,
-                    decays=recovers,
+                    decays=last,
                     averages=AVERAGE if recovers else 0.0,
                 ),
                 partial(

@@ -265,7 +265,7 @@ def carry_out(
     settings: OneShot,
     progress: Stages,
     *,
-    model: PreTrainedModel | None = None,
+    sliced: PreTrainedModel | None = None,
 ) -> Recognizer:
     """Slice by a plan, and refit what is left.
 
@@ -275,10 +275,10 @@ def carry_out(
         speech: as `prune_oneshot` takes it.
         settings: how much of it to refit on.
         progress: told about the work.
-        model: what is sliced, of the teacher's shape; the teacher's own model if None.
+        sliced: what the plan left, if it is not what it leaves of the teacher; refitted in place.
     """
     progress("slicing", 0.0)
-    student = slice_model(teacher.model if model is None else model, plan)
+    student = slice_model(teacher.model, plan) if sliced is None else sliced
     if settings.reconstruct_minutes:
         wanted = settings.reconstruct_minutes * 60 * teacher.sample_rate
         with torch.inference_mode():

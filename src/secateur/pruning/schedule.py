@@ -10,9 +10,6 @@ from secateur.pruning.learned import Learned
 from secateur.training.trainer import Length
 from secateur.training.workspace import Workspace
 
-REFIT = "refit"
-"""The stage within the search in which the first plan is refitted; the plan that the search finds takes as long once more."""
-
 
 class Schedule:
     """Shares the time out that a run was given, which begins when this is made.
@@ -22,13 +19,12 @@ class Schedule:
         workspace: keeps what is done, and how long it took.
 
     Attributes:
-        seconds: that each stage took; `REFIT` is a part of ``search``.
+        seconds: that each stage took.
     """
 
     def __init__(self, settings: Learned, workspace: Workspace) -> None:
         self.settings, self.workspace = settings, workspace
         self.seconds: dict[str, float] = {}
-        self._refitting = 0.0
         self._began, self._before = perf_counter(), 0.0
 
     @property
@@ -46,8 +42,6 @@ class Schedule:
         made = self.workspace.stage(name, lambda: make() | {"seconds": self.spent - start})
         self.found(max(0.0, start + made["seconds"] - self.spent))
         self.seconds[name] = round(made["seconds"], 2)
-        if name == REFIT:
-            self._refitting = made["seconds"]
         return made
 
     def length(self, phase: str) -> Length:
@@ -59,7 +53,5 @@ class Schedule:
             return Length(steps=search if phase == "search" else settings.steps - search)
         left = 60 * settings.minutes - self.spent
         if phase == "search":
-            # Slicing and refitting once more take as long as they did before.
-            left -= self._refitting
             left *= share
         return Length(seconds=max(1.0, left))

@@ -12,25 +12,25 @@ from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 
 SURENESS = 60.0
-"""Log odds of a gate for its distance from the cut, as a share of its group: 5 % away a unit is 95 % sure."""
+"""Log alpha of a gate for its distance from the cut, as a share of its group: 5 % away a unit is 95 % sure."""
 
 
 def opening(groups: Groups, scores: Scores, plan: PruningPlan) -> dict[str, Tensor]:
-    """The probability that each unit stays, [size], for the groups that have a score.
+    """The log alpha that the gate of each unit begins with, [size], for the groups that have a score.
 
     A unit is the surer the further it is, in the order of its group's elimination, from where the plan cuts. Units on both
     sides of the cut balance, so that the expected cost is about that of the plan.
     """
     counts = plan.counts()
-    odds = {}
+    log_alpha = {}
     for name, elimination in scores.items():
         size = groups[name].size
         cut = size - counts.get(name, size)
         away = (torch.arange(size) + 0.5 - cut) / size
         at = torch.empty(size)
-        at[list(elimination.order)] = torch.sigmoid(SURENESS * away)
-        odds[name] = at
-    return odds
+        at[list(elimination.order)] = SURENESS * away
+        log_alpha[name] = at
+    return log_alpha
 
 
 @torch.no_grad()
