@@ -196,7 +196,7 @@ def test_the_curves_of_a_learned_run_are_written_for_tensorboard(
     result = run(*learned_arguments(model, speech, tmp_path / "out", **others))
     history = json.loads(result.stdout)["history"]
     read = events.EventAccumulator(str(tmp_path / "curves")).Reload()
-    for phase, name in (("search", "params"), ("search", "WER"), ("recover", "output")):
+    for phase, name in (("search", "params"), ("recover", "WER"), ("recover", "output")):
         curve = [(row["step"], pytest.approx(row[name])) for row in history[phase] if name in row]
         assert curve == [(each.step, each.value) for each in read.Scalars(f"{phase}/{name}")]
 

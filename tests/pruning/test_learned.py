@@ -429,7 +429,10 @@ def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"phases": ("start", "finish")}, "there is no phase 'finish'; choose among start, reconstruct, search"),
+        (
+            {"phases": ("start", "finish")},
+            "there is no phase 'finish'; choose among start, reconstruct, search",
+        ),
         ({"precision": "float8"}, "there is no precision 'float8'"),
         ({"batch_seconds": 0.0}, "batches of 0 s cannot be made; give a finite length above 0"),
         ({"steps": -3}, "a run cannot take less than no time"),

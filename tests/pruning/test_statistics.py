@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import secateur
 from secateur.errors import SecateurError
 from secateur.pruning import statistics as module
-from secateur.pruning.statistics import Statistics, collect, consumers
+from secateur.pruning.statistics import Kind, Statistics, collect, consumers
 from secateur.recognizer import Recognizer, Waveform
 from secateur.speech.audio import read_audio
 from secateur.speech.corpus import open_corpus
@@ -111,7 +111,7 @@ def test_patches_of_convolutions_are_what_their_weights_multiply(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_gate_has_the_squared_slope_of_the_likelihood_of_labels_that_the_model_draws(
+def test_a_gate_has_the_slopes_of_the_likelihood_of_labels_that_the_model_draws_or_thinks_likeliest(
     make_recognizer: MakeRecognizer, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn_from: list[Tensor] = []
@@ -123,7 +123,9 @@ def test_a_gate_has_the_squared_slope_of_the_likelihood_of_labels_that_the_model
     monkeypatch.setattr(torch, "multinomial", likeliest)
     recognizer = make_recognizer(family, layers=1, heads=2, width=8, units=3, channels=3)
     groups = find_groups(recognizer.model)
-    statistics = collect(recognizer, groups, [noise(0.2)], kinds=frozenset({"gates"}), temperature=2.0)
+    statistics = collect(
+        recognizer, groups, [noise(0.2)], kinds=frozenset({"gates", "slopes"}), temperature=2.0
+    )
     inputs = recognizer.prepare([noise(0.2)])
 
     @torch.no_grad()
@@ -141,9 +143,11 @@ def test_a_gate_has_the_squared_slope_of_the_likelihood_of_labels_that_the_model
             slopes.append(float((more - less).gather(1, before.argmax(-1, keepdim=True)).sum() / (2 * step)))
         expected = [slope**2 / len(before) for slope in slopes]
         assert statistics.gates[name].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-12)
+        expected = [abs(slope) / len(before) for slope in slopes]
+        assert statistics.slopes[name].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_slopes_are_absolute_and_squared_gradients_of_weights_make_those_of_a_gate_that_scales_only_one(
+def test_squared_gradients_of_weights_make_those_of_a_gate_that_scales_only_one(
     make_recognizer: MakeRecognizer,
 ) -> None:
     recognizer = make_recognizer("conformer", layers=1, width=4, heads=1, units=3)
@@ -151,17 +155,41 @@ def test_slopes_are_absolute_and_squared_gradients_of_weights_make_those_of_a_ga
     consumer = recognizer.model.encoder.layers[0].feed_forward1.linear2
     with torch.no_grad():
         consumer.weight[1:] = 0.0
-    found = collect(
-        recognizer, groups, [noise(0.5)], kinds=frozenset({"gates", "slopes", "weights"}), temperature=2.0
-    )
+    found = collect(recognizer, groups, [noise(0.5)], kinds=frozenset({"gates", "weights"}), temperature=2.0)
     name = "layers.0.feed_forward1.units"
-    close(found.slopes[name].square() * found.frames, found.gates[name])
     curvature = found.weights["encoder.layers.0.feed_forward1.linear2.weight"]
     assert curvature.shape == consumer.weight.shape
     close(curvature[0] * consumer.weight[0].detach().square(), found.gates[name])
-    two = collect(recognizer, groups, [noise(0.5), noise(0.5)], kinds=frozenset({"slopes"}), temperature=2.0)
-    assert two.frames == 2 * found.frames
-    assert (two.slopes[name] > found.slopes[name] / 2).all()
+
+
+def test_slopes_are_absolute_in_each_utterance_and_those_of_likeliest_labels_whatever_else_is_asked(
+    make_recognizer: MakeRecognizer,
+) -> None:
+    recognizer = make_recognizer("conformer")
+    groups = find_groups(recognizer.model)
+
+    def slopes(*seeds: int, kinds: frozenset[Kind] = frozenset({"slopes"})) -> Tensor:
+        found = collect(
+            recognizer, groups, [noise(0.5, seed) for seed in seeds], kinds=kinds, seed=sum(seeds)
+        )
+        return found.slopes["layers.0.feed_forward1.units"]
+
+    close((slopes(1) + slopes(2)) / 2, slopes(1, 2))
+    close(slopes(1, kinds=EVERYTHING), slopes(1))
+
+
+def test_other_gradients_do_not_hear_of_likeliest_labels(make_recognizer: MakeRecognizer) -> None:
+    recognizer = make_recognizer("conformer")
+    groups = find_groups(recognizer.model)
+    alone, beside = (
+        collect(recognizer, groups, [noise(0.5)], kinds=kinds)
+        for kinds in (EVERYTHING - {"slopes"}, EVERYTHING)
+    )
+    for name, layer in alone.layers.items():
+        if layer.metric is not None:
+            close(beside.layers[name].metric, layer.metric)
+    for name, gate in alone.gates.items():
+        close(beside.gates[name], gate)
 
 
 def test_ablations_and_gradients_are_gathered_together_and_all_audio_is_reported(

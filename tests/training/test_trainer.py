@@ -251,6 +251,25 @@ def test_a_phase_whose_first_steps_are_slow_is_planned_anew(clock: Clock) -> Non
     assert trainer.progress.spent == 2000.0
 
 
+def test_a_machine_that_slows_down_late_does_not_make_a_phase_longer(clock: Clock) -> None:
+    steps = iter(range(10_000))
+    objective = LeastSquares(during=lambda _: clock.passes(1.0 if next(steps) < 800 else 2.0))
+    trainer = trained(objective, Length(seconds=2000.0))
+    assert trainer.progress.step == trainer.progress.total
+    assert trainer.progress.spent == pytest.approx(2000.0, abs=2.0)
+
+
+def test_a_quarter_of_the_steps_is_validated_once_though_there_turn_out_to_be_more(clock: Clock) -> None:
+    steps = iter(range(10_000))
+    objective = LeastSquares(during=lambda _: clock.passes(2.0 if next(steps) < 145 else 1.0))
+    trainer = trained(objective, Length(seconds=1200.0), loop={"validations": 4}, validate=lambda: 0.5)
+    validated = [row["step"] for row in trainer.progress.history if "WER" in row]
+    assert trainer.progress.total is not None
+    assert trainer.progress.total > 900
+    assert len(validated) == 5
+    assert validated[-1] == trainer.progress.total
+
+
 def test_time_that_was_spent_before_an_interruption_counts_and_time_between_does_not(
     clock: Clock, tmp_path: Path, every_step: None
 ) -> None:

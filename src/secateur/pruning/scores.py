@@ -56,8 +56,8 @@ def magnitude(model: PreTrainedModel, groups: Groups, _: Statistics) -> dict[str
 def wanda(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """By |W_oj| ||x_j||, summed over the outputs o of the consumer and the inputs j of a unit.
 
-    From Sun et al. 2023 (arXiv 2306.11695), who compare single weights; sums of them judge structures. The norm of the
-    j-th input is over what the layer was given for one output frame, so that it does not grow with the audio. Groups
+    From Sun et al. 2023 (arXiv 2306.11695), who compare single weights; sums of them judge structures. As they compare within
+    a layer and prune all layers alike, every group keeps the same fraction. The norm of the j-th input is over what the layer was given for one output frame, so that it does not grow with the audio. Groups
     that no weight consumes (modules, layers, the query/key width) are not judged.
     """
     scores = {}
@@ -89,8 +89,8 @@ def taylor(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
     """By the absolute gradient of the loss in each unit's gate, |sum over time of x g|, summed over utterances.
 
     The first-order estimate of how much the loss changes when the gate closes (Molchanov et al. 2019, arXiv 1906.10771,
-    with absolute values as Michel et al. 2019, arXiv 1905.10650, for heads). The loss is that of labels drawn from the
-    model's own output, where those authors have transcripts. A group's units and the whole are measured alike, so that
+    with absolute values as Michel et al. 2019, arXiv 1905.10650, for heads). The loss is that of the labels that the
+    model thinks likeliest, frame by frame, where those authors have transcripts. A group's units and the whole are measured alike, so that
     those of a module need not add up to it.
     """
     return {name: Elimination.by_harm(statistics.slopes[name]) for name in groups}
@@ -262,7 +262,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
         score.name: score
         for score in (
             Score("magnitude", frozenset(), magnitude),
-            Score("wanda", frozenset({"activations"}), wanda),
+            Score("wanda", frozenset({"activations"}), wanda, uniform=True),
             Score("fisher", frozenset({"gates"}), fisher),
             Score("obs", frozenset({"gram", "metric"}), obs, judges_width=False),
             Score("taylor", frozenset({"slopes"}), taylor),

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import SecateurError
 from secateur.pruning.ablation import Ablation, Ablator, ablate, remove_layers
@@ -38,7 +39,8 @@ RECENT = 4096
 Kind = Literal["activations", "gram", "metric", "gates", "slopes", "weights", "ablations", "depth"]
 """What can be gathered: the fields of `LayerStatistics` and `Statistics`."""
 
-_BACKWARD: frozenset[Kind] = frozenset({"metric", "gates", "slopes", "weights"})
+_FISHER: frozenset[Kind] = frozenset({"metric", "gates", "weights"})
+_BACKWARD: frozenset[Kind] = _FISHER | {"slopes"}
 _ABLATED: frozenset[Kind] = frozenset({"ablations", "depth"})
 
 
@@ -72,7 +74,7 @@ class Statistics:
         frames: output frames of the model.
         layers: by module, for every module at whose input a gate sits.
         gates: by group, the diagonal of the Fisher information in the gates of its units, per frame, [size].
-        slopes: by group, the absolute gradients of an utterance's negative log-likelihood in the gates, per frame, [size].
+        slopes: by group, the absolute gradients in the gates of how unlikely an utterance's likeliest labels are, per frame, [size].
         weights: by parameter of two and more dimensions, the diagonal of its Fisher information, per frame, in its shape.
         ablations: by module, layer, and group that lies in no module, what is lost without it.
         depth: by layer, in the order in which they go one after the other, the divergence when it is gone too.
@@ -209,6 +211,8 @@ class _Collector:
         }
         self.curvatures = {name: _precise(torch.zeros_like(weight)) for name, weight in self.weights.items()}
         self._rows: dict[str, tuple[Tensor, Tensor]] = {}
+        # Of outputs, which wait for the gradient of drawn labels.
+        self._hooks: list[RemovableHandle] = []
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -238,18 +242,35 @@ class _Collector:
         self._rows.clear()
         if self.needs_gradients:
             logs = (_precise(logits) / temperature).log_softmax(-1)
-            labels = torch.multinomial(logs.detach().exp().cpu(), 1, generator=self.generator).to(logs.device)
-            # Squared in the Fisher information, hence the root.
-            torch.autograd.backward((-logs.gather(1, labels)[:, 0] * weight.sqrt()).sum())
+            if self.kinds & _FISHER:
+                labels = torch.multinomial(logs.detach().exp().cpu(), 1, generator=self.generator)
+                # Squared in the Fisher information, hence the root.
+                loss = -logs.gather(1, labels.to(logs.device))[:, 0] * weight.sqrt()
+                torch.autograd.backward(loss.sum(), retain_graph="slopes" in self.kinds)
+                self._add_squares()
+            if "slopes" in self.kinds:
+                torch.autograd.backward((-logs.amax(1) * weight).sum())
+                self._add_slopes()
+
+    def _add_squares(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
         for name, gate in self.gates.items():
             if gate.grad is not None:
                 self.squares[name] += gate.grad.double().square().cpu()
-                self.slopes[name] += gate.grad.double().abs().cpu()
                 gate.grad = None
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 self.curvatures[name] += _precise(weight.grad).square()
                 weight.grad = None
+
+    def _add_slopes(self) -> None:
+        for name, gate in self.gates.items():
+            if gate.grad is not None:
+                self.slopes[name] += gate.grad.double().abs().cpu()
+                gate.grad = None
+        for weight in self.weights.values():
+            weight.grad = None
 
     def _read(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Keep what a module reads until the weights of the frames are known, and wait for its gradient."""
@@ -258,7 +279,8 @@ class _Collector:
         self._rows[path] = rows, time
         if "metric" not in self.kinds or path not in self.sole:
             return None
-        output.register_hook(partial(self._add_metric, path, chosen))  # type: ignore[no-untyped-call]
+        hook = output.register_hook(partial(self._add_metric, path, chosen))  # type: ignore[no-untyped-call]
+        self._hooks.append(hook)
         # wav2vec 2.0 writes zeros into the output, and with them its hooks would be lost.
         return output.clone()
 

@@ -20,11 +20,11 @@ from secateur.training.checkpoint import read_state, write_state
 from secateur.training.feed import Batch, Feed
 from secateur.training.precision import Working
 
-LOOKS = (12, 48, 192, 768, 3072)
-"""Steps after which the speed is looked at where the time is given; the first quarter before each does not count.
+LOOKS = (12, 48, 192)
+"""Steps after which the speed is looked at where the time is given, and again each time the last number of them is done.
 
 The first tells when the end will be. The later ones mend it: kernels are compiled for every new shape of batch, and a machine
-that others use too is not as fast at all times.
+that others use too is not as fast at all times. The first quarter of the steps before each does not count.
 """
 
 WARM_UP_STEPS = 40
@@ -290,14 +290,14 @@ class Trainer:
     def _plan(self, seconds: float) -> None:
         """Say how many steps there will be, once some have shown how long one takes."""
         progress, given = self.progress, self.loop.length.seconds
-        if given is None or progress.step > LOOKS[-1]:
+        if given is None:
             return
         if self._resumed:
             # Its first step waits for the feed, and for kernels that are compiled anew.
             self._resumed = False
         else:
             self._laps.append(seconds)
-        if progress.step in LOOKS:
+        if progress.step in LOOKS or progress.step % LOOKS[-1] == 0:
             laps = self._laps[len(self._laps) // 4 :]
             done = sum("WER" in row for row in progress.history)
             expected = self.loop.validates_untrained + self.loop.validations + self.loop.validations_after
@@ -313,9 +313,10 @@ class Trainer:
             return
         if step % max(1, total // HISTORY) == 0 and self._broken == 0:
             self.progress.history.append({"step": float(step), **figures})
-        # Spread over all steps, of which there may be fewer than was thought at the last one.
-        last = max((row["step"] for row in self.progress.history if "WER" in row), default=0.0)
-        if step * self.loop.validations // total > last * self.loop.validations // total:
+        # Spread over all steps, of which there may be fewer or more than was thought at the last one.
+        done = [row["step"] for row in self.progress.history if "WER" in row and row["step"]]
+        last = max(len(done), max(done, default=0) * self.loop.validations // total)
+        if step * self.loop.validations // total > last:
             self._validate()
 
     def _validate(self) -> None:
