@@ -1,7 +1,7 @@
 """What each part of the learned method is worth: a run of the same minutes without it, on `valid`.
 
 All runs begin with the same scores and, where they can, the same refitted weights, which are made once; what these took counts for
-each of them. A run whose result exists is skipped unless --again; one that was stopped goes on where it was.
+each of them. A run that has a result of the same settings is skipped unless --again; one that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from typing import Any
 from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
 from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
+from secateur.pruning.compare import run_name
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.training.workspace import SETTINGS, Workspace
+
+KEEP = "params=50%,macs=50%"
 
 WITH_SEARCH = {"learned.phases": PHASES}
 CTC = {"learned.distillation.task": 0.3}
@@ -65,17 +68,25 @@ def shared_stages(settings: PruneSettings, default: PruneSettings) -> list[str]:
     return ["start", "reconstruct"] if "reconstruct" in phases else ["start"]
 
 
-def _is(file: Path, settings: PruneSettings) -> bool:
-    """Whether a workspace's file of settings holds these."""
+def is_made_so(folder: Path, settings: PruneSettings) -> bool:
+    """Whether a workspace has these settings."""
+    file = folder / SETTINGS
     return file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings.plain()
+
+
+def is_recorded(result: Path, name: str, options: argparse.Namespace) -> bool:
+    """Whether a run has a result that was made as it would be made now."""
+    if not result.exists():
+        return False
+    known = json.loads(result.read_text(encoding="utf-8"))["figures"]["settings"]
+    return bool(known == settings_of(VARIANTS[name], options).plain()["learned"])
 
 
 def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figures:
     """Prune, and measure on `valid`."""
     default, settings = settings_of({}, options), settings_of(VARIANTS[name], options)
     place, stash = Workspace.place(folder), folder.with_name("stages")
-    made_with = stash / SETTINGS
-    if (options.again and settings == default) or (stash.exists() and not _is(made_with, default)):
+    if (options.again and settings == default) or (stash.exists() and not is_made_so(stash, default)):
         shutil.rmtree(stash, ignore_errors=True)
     if not place.exists():
         place.mkdir(parents=True)
@@ -105,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Record the runs that are missing."""
     parser = argument_parser(__doc__)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--keep", default="params=50%,macs=50%", help="the budget of all runs")
+    parser.add_argument("--keep", default=KEEP, help="the budget of all runs")
     parser.add_argument("--minutes", type=float, default=20.0, help="of each run, scores and all")
     parser.add_argument("--steps", type=int, help="of search and recovery, instead of --minutes")
     parser.add_argument("--again", action="store_true", help="measure runs anew that have a result")
@@ -114,8 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(parser, arguments)
     models = options.models or OUT / ("ablation" if options.limit is None else "trials/ablation")
     for variant in options.variants:
-        name = f"ablation_{variant}" + (f"_seed{options.seed}" if options.seed else "")
-        if options.again or not (options.results / f"{name}.json").exists():
+        name = "ablation_" + (variant if options.keep == KEEP else run_name(variant, options.keep))
+        name += f"_seed{options.seed}" if options.seed else ""
+        if options.again or not is_recorded(options.results / f"{name}.json", variant, options):
             measure = partial(prune_variant, variant, models / f"seed{options.seed}" / variant, options)
             record(name, measure, options, benchmark="benchmarks.ablation", seed=options.seed)
 

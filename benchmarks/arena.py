@@ -76,6 +76,22 @@ def is_recorded(result: Path, method: str, budget: str, options: argparse.Namesp
     return bool(known == told(settings))
 
 
+def comparable(results: Sequence[Figures]) -> list[Figures]:
+    """Of rows' results, as they lie in their files, those of the first seed that were made as the newest of them was."""
+
+    def work(result: Figures) -> Figures:
+        """What was the same for all methods."""
+        settings = result["figures"]["settings"]
+        same = {
+            name: value for name, value in settings["oneshot"].items() if name not in ("score", "uniform")
+        }
+        return same | {name: value for name, value in settings["learned"].items() if name != "phases"}
+
+    first = [result for result in results if not result["seed"]]
+    newest = max(first, key=lambda result: str(result["date"]), default=None)
+    return [result for result in first if newest is not None and work(result) == work(newest)]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Record the rows that are missing."""
     parser = argument_parser(__doc__)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.arena import PREFIX
+from benchmarks.arena import PREFIX, comparable
 from benchmarks.record import RESULTS, ROOT, Figures
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], 
     """The models of a comparison, the unpruned one first, and what they were measured on: ``test``, else ``valid``.
 
     Args:
-        file: a record of a comparison, or a folder with results of `benchmarks.arena`, of which those of the first seed are drawn.
+        file: a record of a comparison, or a folder with results of `benchmarks.arena`, of which those are drawn that can be compared.
         outsider: a result of `benchmarks.whisper`, which belongs to ``test`` alone.
     """
     figures = _gathered(file) if file.is_dir() else _read(file)
@@ -83,8 +83,8 @@ def read_points(file: Path, outsider: Path | None = None) -> tuple[list[Point], 
 
 def _gathered(folder: Path) -> Figures:
     """The rows that lie in a folder, as a record of a comparison has them."""
-    results = [_read(file) for file in sorted(folder.glob(f"{PREFIX}*.json"))]
-    figures = [each["figures"] for each in results if not each["seed"]]
+    results = comparable([_read(file) for file in sorted(folder.glob(f"{PREFIX}*.json"))])
+    figures = [each["figures"] for each in results]
     if not figures:
         raise SystemExit(f"{folder} has no rows to draw: python -m benchmarks.arena makes them")
     return {"unpruned": figures[0]["unpruned"], "rows": [each["row"] for each in figures]}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import learned, oneshot
-from benchmarks.arena import PREFIX
+from benchmarks.arena import PREFIX, comparable
 from benchmarks.record import RESULTS, ROOT, Figures
 from secateur.pruning.compare import run_name
 
@@ -45,13 +45,11 @@ class Results:
         self._results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
         self.used: dict[str, Figures] = {}
 
-    def names(self, prefix: str) -> list[str]:
-        """The results whose names begin so."""
-        return [name for name in self._results if name.startswith(prefix)]
-
-    def seed(self, name: str) -> int:
-        """The seed that a result was made with."""
-        return int(self._results[name]["seed"] or 0)
+    def arena(self) -> list[Figures]:
+        """The rows of the arena that can be compared."""
+        rows = comparable([self._results[name] for name in self._results if name.startswith(PREFIX)])
+        self.used |= {row["name"]: row for row in rows}
+        return rows
 
     def figures(self, name: str) -> Figures | None:
         """The figures of a result, or None if it was not measured."""
@@ -115,12 +113,11 @@ def pruned(results: Results) -> str:
 
 def arena(results: Results) -> str:
     """What the methods of `secateur compare` come to, given the same work: by budget, the best first."""
-    names = [name for name in results.names(PREFIX) if not results.seed(name)]
-    found = [figures for name in names if (figures := results.figures(name))]
+    found = results.arena()
     if not found:
         return ""
-    threads = "/".join(sorted({results.used[name]["machine"]["threads"] for name in names}))
-    rows = [each["row"] for each in found]
+    threads = "/".join(sorted({each["machine"]["threads"] for each in found}))
+    rows = [each["figures"]["row"] for each in found]
     done = [row for row in rows if row["error"] is None]
     lines = [
         [
@@ -135,7 +132,7 @@ def arena(results: Results) -> str:
         ]
         for row in sorted(done, key=lambda row: (row["budget"], row["test"]["wer"]))
     ]
-    minutes = max(each["settings"]["learned"]["minutes"] for each in found)
+    minutes = found[0]["figures"]["settings"]["learned"]["minutes"]
     text = (
         f"The rivals, by `python -m benchmarks.arena`: the same speech and budget, {minutes:g} minutes in {threads} thread{'' if threads == '1' else 's'} each for scoring, refitting and "
         "recovery ([what is compared](docs/compare.md)). `obs` is the score that `secateur prune` takes by default. Measured so far:\n\n"

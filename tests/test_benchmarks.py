@@ -148,8 +148,8 @@ def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_
     results = {
         name: each["figures"] for name, each in run("ablation", "--variants", *variants, *some).items()
     }
-    assert set(results) == {f"ablation_{name}" for name in variants}
-    default, plain, front_end, searched = (results[f"ablation_{name}"] for name in variants)
+    assert set(results) == {f"ablation_{name}_params80" for name in variants}
+    default, plain, front_end, searched = (results[f"ablation_{name}_params80"] for name in variants)
     assert all(each["kept"]["params"] <= 0.8 for each in results.values())
     assert plain["units"] == default["units"]
     for stage in ("start", "reconstruct"):

@@ -52,10 +52,15 @@ def test_a_comparison_becomes_a_picture(picture: ModuleType, tmp_path: Path, row
     if rows:
         source.mkdir()
         for number, row in enumerate(record["rows"]):
-            figures = {"unpruned": record["unpruned"], "row": row}
-            for seed in (0, 1):
-                file = source / f"arena_{number:02}_{seed}.json"
-                file.write_text(json.dumps({"seed": seed, "figures": figures}))
+            # Rows of another seed, and of another loss than the newest, are not drawn.
+            for seed, date, hidden in ((0, "2026-02", 10), (1, "2026-02", 10), (0, "2026-01", 1)):
+                settings = {
+                    "oneshot": {"score": row["method"]},
+                    "learned": {"distillation": {"hidden": hidden}},
+                }
+                figures = {"unpruned": record["unpruned"], "row": row, "settings": settings}
+                file = source / f"arena_{number:02}_{seed}_{hidden}.json"
+                file.write_text(json.dumps({"seed": seed, "date": date, "figures": figures}))
     else:
         source.write_text(json.dumps(record))
     whisper = {"figures": {"whisper": heard(0.056, 37.8e6), "time": {"median": 2.3}}}
