@@ -58,7 +58,7 @@ def measure(steps: int, utterances: int) -> Figures:
         [{"params": working[0].parameters(), "lr": settings.rate}],
         [
             {"params": working[1].parameters(), "lr": settings.rate},
-            *gates.parameter_groups(settings.gate_rate, settings.gate_rate),
+            *gates.parameter_groups(settings.gate_rate),
         ],
     ]
     loop = Loop(Length(steps=WARM_UP + steps), decays=False)

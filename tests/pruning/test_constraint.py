@@ -58,7 +58,7 @@ def test_a_run_that_is_taken_up_again_goes_on_where_it_was() -> None:
 def search(gates: Gates, worth: Tensor, prices: Tensor, limits: list[float], steps: int = 1000) -> Tensor:
     """Costs, [steps, constraints], on the way to the gates that keep the most worth within the limits."""
     constraints, random = Constraints(limits), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(gates.parameter_groups(0.05, 0.05))
+    optimizer = torch.optim.Adam(gates.parameter_groups(0.05))
     way = []
     for step in range(steps):
         share = 2 * step / steps

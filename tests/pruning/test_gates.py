@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.pruning.gates import Gates
+from secateur.pruning.gates import RANGE, RATES, Gates
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import expected_counts, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
@@ -30,10 +30,7 @@ def groups(make_recognizer: MakeRecognizer) -> Groups:
 
 
 def at(groups: Groups, log_alpha: float) -> Gates:
-    gates = Gates(groups, [UNITS])
-    with torch.no_grad():
-        gates.fine.fill_(log_alpha)
-    return gates
+    return Gates(groups, [UNITS], log_alpha)
 
 
 def test_every_unit_has_a_gate_that_begins_almost_surely_open(groups: Groups) -> None:
@@ -100,25 +97,40 @@ def test_the_same_generator_gives_the_same_samples(groups: Groups) -> None:
     assert not torch.equal(first[UNITS], gates.sample(generator(4))[UNITS])
 
 
-def test_a_gate_comes_back_from_either_end(groups: Groups) -> None:
+@pytest.mark.parametrize("kind", ["fine", "level"])
+def test_a_gate_comes_back_from_either_end(groups: Groups, kind: str) -> None:
     for end in (-1e3, 1e3):
-        gates = at(groups, end)
+        gates = Gates(groups, [UNITS], 0.0)
+        parameter = getattr(gates, kind)
+        with torch.no_grad():
+            parameter.fill_(end)
         gates.clamp_()
         gates.keep()[UNITS].sum().backward()
-        assert gates.fine.grad is not None
-        assert gates.fine.grad.min() > 1e-3
+        assert parameter.grad is not None
+        assert parameter.grad.min() > 1e-3
+        assert gates.fine.abs().max() <= 2 * RANGE
 
 
-def test_fine_and_coarse_gates_learn_at_rates_of_their_own(groups: Groups) -> None:
+def test_units_of_a_group_open_together_by_its_level_and_in_the_order_they_began_in(groups: Groups) -> None:
+    other = "layers.1.feed_forward1.units"
+    begin = torch.linspace(-60, 60, 1000)
+    gates = Gates(groups, [UNITS, other], {UNITS: begin, other: begin})
+    with torch.no_grad():
+        gates.level[0] = 30.0
+    assert gates.keep()[UNITS].sum().item() == pytest.approx(750, abs=1)
+    assert gates.keep()[other].sum().item() == pytest.approx(500, abs=1)
+    assert (gates.log_alpha()[UNITS].diff() > 0).all()
+
+
+def test_each_kind_of_gate_learns_at_a_rate_of_its_own(groups: Groups) -> None:
     gates = Gates(groups)
-    optimizer = torch.optim.Adam(gates.parameter_groups(fine_rate=0.1, coarse_rate=0.01))
-    before = {name: values.detach().clone() for name, values in gates.log_alpha().items()}
+    optimizer = torch.optim.Adam(gates.parameter_groups(0.1))
+    before = {name: values.detach().clone() for name, values in gates.named_parameters()}
     gates.expected_counts().sum().backward()
     optimizer.step()
-    for name, values in gates.log_alpha().items():
-        rate = 0.01 if name in groups.layers or name in groups.branches else 0.1
-        torch.testing.assert_close(values, before[name] - rate, atol=1e-5, rtol=0)
-    assert len(Gates(groups, [UNITS]).parameter_groups(0.1, 0.01)) == 1
+    for name, values in gates.named_parameters():
+        torch.testing.assert_close(values, before[name] - 0.1 * RATES[name], atol=1e-5, rtol=0)
+    assert len(Gates(groups, [UNITS]).parameter_groups(0.1)) == 2
 
 
 def random_gates(groups: Groups, seed: int, low: float = 0.3, high: float = 0.99) -> Gates:

@@ -18,11 +18,14 @@ OPEN = math.log(0.99 / 0.01)
 """Log alpha of a gate that is open to begin with: one draw in a hundred is below a half, as in CoFi (arXiv 2204.00408)."""
 
 RANGE = 6.6
-"""How far log alpha may go, either way: to where all but .7 % of draws are exactly 1, or exactly 0, and a gate still comes back.
+"""Log alpha beyond which, either way, a gate counts as at this bound: all but .7 % of draws are exactly 1, or exactly 0, there.
 
 Nearer bounds would cost: a unit that is surely needed would be missing, or there in part, in so many draws that the weights
 learn to do with less than the plan will leave them. At 3.4, where P(z != 0) is .993, z is below 1 in every seventh draw.
 """
+
+RATES = {"fine": 1.0, "level": 2.5, "coarse": 0.25}
+"""Learning rates, for that of the gates of units."""
 
 
 class Gates(nn.Module):
@@ -39,12 +42,14 @@ class Gates(nn.Module):
     charged .83 of a unit for half of one, and the budget met by closing what is open in part.
 
     >>> gates = Gates(groups)
-    >>> optimizer = torch.optim.Adam(gates.parameter_groups(fine_rate=0.02, coarse_rate=0.005))
+    >>> optimizer = torch.optim.Adam(gates.parameter_groups(0.02))
     >>> with masked(model, groups, gates.sample(generator)):
     ...     loss = distil(model(**inputs)) + constraints.term(cost.of(gates.expected_counts())[None] / cost.dense)
 
-    All gates lie in two flat parameters, which makes a step a handful of tensor operations: ``fine`` has those of units,
-    ``coarse`` those of whole modules and layers, on which more depends and which therefore learn more slowly.
+    Log alpha is what a gate begins with, and what was learned: of the unit for itself (``fine``), and of its group
+    (``level``), by which all units of a group open or close together. One draw of ten thousand gates says little of each, but much of
+    where a group should be cut, which the level learns in a tenth of the steps. Whole modules and layers have ``coarse`` gates, on which
+    more depends and which learn more slowly. Each kind lies in one flat parameter, so that a step is a handful of operations.
 
     Args:
         groups: of the model.
@@ -71,9 +76,14 @@ class Gates(nn.Module):
             name: torch.as_tensor(given.get(name, default), dtype=torch.float32).expand(size)
             for name, size in self.sizes.items()
         }
-        self.fine = nn.Parameter(_joined(start[name] for name in fine))
-        self.coarse = nn.Parameter(_joined(start[name] for name in coarse))
-        self.clamp_()
+        self.register_buffer("_start", _joined(start.values()), persistent=False)
+        self.fine = nn.Parameter(torch.zeros(sum(self.sizes[name] for name in fine)))
+        self.coarse = nn.Parameter(torch.zeros(sum(self.sizes[name] for name in coarse)))
+        self.level = nn.Parameter(torch.zeros(len(fine)))
+        level = torch.arange(len(fine)).repeat_interleave(
+            torch.tensor([self.sizes[name] for name in fine]).long()
+        )
+        self.register_buffer("_level", level, persistent=False)
 
         rows = {name: row for row, name in enumerate(groups)}
         gated = torch.tensor([rows[name] for name, size in self.sizes.items() for _ in range(size)]).long()
@@ -82,8 +92,8 @@ class Gates(nn.Module):
         self.register_buffer("_ungated", torch.tensor(whole_counts, dtype=torch.double), persistent=False)
 
     def log_alpha(self) -> dict[str, Tensor]:
-        """By group, [size]."""
-        return self._by_group(self._flat())
+        """By group, [size]; beyond `RANGE` too, where it says which of two sure units is surer."""
+        return self._by_group(self._unbounded())
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Masks by group, [size]: one draw, differentiable in the gates. The numbers come from ``generator``, on its device."""
@@ -112,21 +122,26 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Hold log alpha within `RANGE`; to be called after every step."""
-        for parameter in self.parameters():
-            parameter.clamp_(-RANGE, RANGE)
+        """Hold what single gates have learned where they still come back from; to be called after every step."""
+        for parameter in (self.fine, self.coarse):
+            parameter.clamp_(-2 * RANGE, 2 * RANGE)
 
-    def parameter_groups(self, fine_rate: float, coarse_rate: float) -> list[dict[str, Any]]:
-        """What an optimiser takes: each kind of gate with its learning rate, without weight decay."""
-        rates = {"fine": fine_rate, "coarse": coarse_rate}
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """What an optimiser takes: each kind of gate with its learning rate, ``rate`` for units, without weight decay."""
         return [
-            {"params": [parameter], "lr": rates[name], "weight_decay": 0.0}
+            {"params": [parameter], "lr": RATES[name] * rate, "weight_decay": 0.0}
             for name, parameter in self.named_parameters()
             if parameter.numel()
         ]
 
+    def _unbounded(self) -> Tensor:
+        units = self.fine + self.level[self.get_buffer("_level")]
+        return self.get_buffer("_start") + torch.cat([units, self.coarse])
+
     def _flat(self) -> Tensor:
-        return torch.cat([self.fine, self.coarse])
+        """Log alpha of all gates within `RANGE`; beyond it the gradient is that at the bound, lest a gate stay there for ever."""
+        there = self._unbounded()
+        return there + (there.clamp(-RANGE, RANGE) - there).detach()
 
     def _by_group(self, flat: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.sizes, torch.split(flat, list(self.sizes.values())), strict=True))

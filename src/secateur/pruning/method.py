@@ -52,9 +52,6 @@ from secateur.training.precision import Working, lower, working_type
 from secateur.training.trainer import Loop
 from secateur.training.workspace import Workspace
 
-COARSE_RATE = 0.25
-"""Learning rate of the gates of modules and layers, on which more depends, for that of the fine ones."""
-
 TEACHING = 0.34
 """Share of a CPU's threads in which the teacher hears the next batches while the student learns from one."""
 
@@ -200,7 +197,7 @@ class LearnedMethod:
             )
             parameters = [
                 {"params": working.parameters(), "lr": self.settings.rate},
-                *gates.parameter_groups(self.settings.gate_rate, COARSE_RATE * self.settings.gate_rate),
+                *gates.parameter_groups(self.settings.gate_rate),
             ]
 
             def rounded() -> PruningPlan:

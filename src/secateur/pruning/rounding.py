@@ -16,7 +16,7 @@ from secateur.structure.groups import Group, Groups
 from secateur.structure.plan import PruningPlan
 
 _EXPONENT = 300.0  # harms from e^-300 to e^300 leave float64 room for sums and products
-_EVENLY = 0.03  # of the largest log alpha: differences below it tell nothing
+_EVENLY = 0.2  # of log alpha: smaller differences tell nothing
 
 
 def round_to_plan(
@@ -52,17 +52,17 @@ def round_to_plan(
     largest = max((float(values.abs().max()) for values in openness.values()), default=0.0) or 1.0
     limited = [costs[name] for name in budget.bounds if name in costs]
     scores = {
-        name: _elimination(values / largest, _price(groups[name], limited))
+        name: _elimination(values, largest, _price(groups[name], limited))
         for name, values in openness.items()
     }
     return allocate(groups, scores, costs, budget, audio_seconds=audio_seconds)
 
 
-def _elimination(openness: Tensor, price: float) -> Elimination:
-    """Of units whose openness, [size], is between -1 and 1."""
+def _elimination(openness: Tensor, largest: float, price: float) -> Elimination:
+    """Of units whose openness, [size], is between ``-largest`` and ``largest``."""
     rising, order = openness.sort(stable=True)
     evenly = _EVENLY * torch.linspace(0, 1, len(rising) + 1, dtype=torch.double)[1:]
-    return Elimination(tuple(order.tolist()), price * torch.exp(_EXPONENT * (rising + evenly)))
+    return Elimination(tuple(order.tolist()), price * torch.exp(_EXPONENT * (rising + evenly) / largest))
 
 
 def _price(group: Group, costs: list[CostModel]) -> float:
