@@ -57,3 +57,4 @@ def test_kinds_come_first_and_sum_up_to_the_model() -> None:
 
 def test_numbers_are_written_with_three_figures() -> None:
     assert [short(n) for n in (0, 7, 1234, 13_154_033, 5.45e9)] == ["0", "7", "1.23 k", "13.2 M", "5.45 G"]
+    assert [short(n) for n in (999_499, 999_500, 999.7e6)] == ["999 k", "1 M", "1 G"]

@@ -39,6 +39,11 @@ class Text(HTMLParser):
         return " ".join(self.words)
 
 
+def timed_sides(report: dict[str, Any]) -> dict[str, Any]:
+    """Figures before and after with what a table of times predicted."""
+    return {name: report[name] | {"latency": seconds} for name, seconds in (("before", 0.3), ("after", 0.1))}
+
+
 def test_the_page_of_a_run_says_what_was_asked_and_what_came_out(make_result: MakeResult) -> None:
     text = str(Text(run_page(make_result())))
     for expected in (
@@ -58,7 +63,9 @@ def test_the_page_of_a_run_says_what_was_asked_and_what_came_out(make_result: Ma
         assert expected.replace("( ", "(") in text
 
 
-def test_the_command_that_repeats_the_run_can_be_pasted(make_result: MakeResult) -> None:
+def test_the_command_that_repeats_the_run_can_be_pasted(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
     folder = make_result("my model")
     command = f"secateur prune --config '{folder}/run.yaml' --out again"
     assert command in str(Text(run_page(folder)))
@@ -66,6 +73,10 @@ def test_the_command_that_repeats_the_run_can_be_pasted(make_result: MakeResult)
     on_another = make_result("another", environment={"device": "cuda:0", "dtype": "bfloat16"})
     command = f"secateur prune --config {on_another}/run.yaml --out again"
     assert f"{command} --device cuda:0 --dtype bfloat16" in str(Text(run_page(on_another)))
+    # Time is limited as so many threads take it.
+    environment = {"device": "cpu", "threads": "2"}
+    timed = make_result("timed", **timed_sides(make_report()), budget="latency=60%", environment=environment)
+    assert f"{timed}/run.yaml --out again --threads 2" in str(Text(run_page(timed)))
     # The checkpoint may be in another precision than it was pruned in.
     usual = make_result("usual", environment={"device": "cpu", "dtype": "float32"})
     assert f"{usual}/run.yaml --out again --dtype float32" in str(Text(run_page(usual)))
@@ -79,7 +90,9 @@ def test_a_run_that_no_file_says_how_to_repeat_is_not_said_to_be_repeatable(make
     assert "the folder holds no run.yaml" in text
 
 
-def test_time_that_was_measured_in_turns_is_what_a_page_shows(make_result: MakeResult) -> None:
+def test_time_that_was_measured_in_turns_is_what_a_page_shows(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
     spread = {"low": 0.1, "high": 0.3}
     forward = {"before": {"median": 0.2504, **spread}, "after": {"median": 0.1252, **spread},
                "ratio": {"median": 0.49, **spread}}  # fmt: skip
@@ -87,6 +100,12 @@ def test_time_that_was_measured_in_turns_is_what_a_page_shows(make_result: MakeR
     assert "Time of a forward pass 125.2 ms of 250.4 ms" in text
     assert "Forward pass, measured in turns 250.4 ms 125.2 ms 49.0 %" in text
     assert "Time to hear a second" not in text
+    assert "Forward pass, measured in turns" not in str(Text(run_page(make_result("other"))))
+    # A prediction of it is not in its place, also where that was limited.
+    sides = timed_sides(make_report())
+    text = str(Text(run_page(make_result("timed", **sides, budget="latency=60%", forward=forward))))
+    assert "Time of a forward pass 125.2 ms of 250.4 ms" in text
+    assert "Latency, as predicted 300.0 ms 100.0 ms 33.3 %" in text
 
 
 def test_each_unit_says_its_numbers_when_pointed_at(make_result: MakeResult) -> None:
@@ -134,8 +153,7 @@ def test_a_limit_on_latency_and_absolute_limits_are_shown(
     make_result: MakeResult, make_report: MakeReport
 ) -> None:
     report = make_report()
-    sides = {name: report[name] | {"latency": seconds} for name, seconds in (("before", 0.3), ("after", 0.1))}
-    text = str(Text(run_page(make_result(**sides, budget="params=6.5M,latency=60%"))))
+    text = str(Text(run_page(make_result(**timed_sides(report), budget="params=6.5M,latency=60%"))))
     assert "at most 50 % of the parameters and at most 60 % of the time" in text
     assert "100.0 ms of 300.0 ms" in text
 
@@ -156,7 +174,7 @@ def test_recordings_that_are_at_hand_can_be_played(make_result: MakeResult, reco
     assert [str(each["src"])[:11] for each in players] == ["data:audio/"]
     absent = Text(run_page(make_result("other")))
     assert "audio" not in [tag for tag, _ in absent.tags]
-    assert "recordings were not found" in str(absent)
+    assert "Its recording was not found." in str(absent)
 
 
 def test_nothing_that_a_report_says_becomes_markup(
@@ -249,6 +267,23 @@ def test_measured_times_are_drawn_where_all_are_known(make_result: MakeResult) -
     assert "WER against time" not in comparison_page(folders, {"one": 0.525})
 
 
+def test_each_run_is_beside_its_own_time_of_what_it_was_before_pruning(make_result: MakeResult) -> None:
+    slow, fast = ({"ratio": {"median": ratio}} for ratio in (0.525, 0.31))
+    before = {"before": {"median": 0.2}, "after": {"median": 0.1}}
+    folders = [make_result("one", forward=before | slow), make_result("two", forward=before | fast)]
+    text = str(Text(comparison_page(folders)))
+    assert "6.4 M 256 M 52.5 % params=50%" in text
+    assert "6.4 M 256 M 31.0 % params=50%" in text
+    assert "WER against time, of the unpruned model" in text
+
+
+def test_strides_are_not_said_to_be_of_one_model(make_result: MakeResult, make_report: MakeReport) -> None:
+    first = make_result("first")
+    second = make_result("second", before=make_report()["after"])
+    assert "Not all were pruned from the same model" in str(Text(comparison_page([first, second])))
+    assert "Not all were pruned" not in str(Text(comparison_page([first, first])))
+
+
 def test_runs_measured_on_different_speech_are_not_compared_silently(
     make_result: MakeResult, make_report: MakeReport
 ) -> None:
@@ -311,7 +346,7 @@ def test_what_a_trained_model_hears_worst_can_be_played_if_it_is_at_hand(
     page = Text(run_page(make_training(settings={"valid": str(recording)})))
     players = [attributes for tag, attributes in page.tags if tag == "audio"]
     assert [str(each["src"])[:11] for each in players] == ["data:audio/"]
-    assert "recordings were not found" in str(Text(run_page(make_training("other"))))
+    assert "Its recording was not found." in str(Text(run_page(make_training("other"))))
 
 
 def test_a_trained_model_stands_among_pruned_ones(make_result: MakeResult, make_training: MakeResult) -> None:
@@ -321,7 +356,7 @@ def test_a_trained_model_stands_among_pruned_ones(make_result: MakeResult, make_
         "3 models side by side",
         "Word error rates are on 12 utterances",
         "unpruned 4.00 % 3.60 to 4.40 13 M",
-        "B tiny 8.00 % 7.20 to 8.80 2.8 M 112 M 20.0 ms / s trained from nothing",
+        "B tiny 8.00 % 7.20 to 8.80 2.8 M 112 M trained from nothing",
         "tiny: WER 8.00 %, 2.8 M",
         "B and C were trained, not pruned, and kept everything.",
     ):

@@ -109,11 +109,11 @@ def compare(
 ) -> None:
     """Prune MODEL by every method, with the same speech, time and budgets, and show what each is worth.
 
-    Only what goes is decided differently. Whatever score decides, also one whose authors do neither, what is left is
-    refitted in closed form and recovered by distillation alike. `obs` is what `secateur prune` does by default; `search` learns
+    Only what decides the cut differs. Whichever score that is, what is left is refitted in closed form and recovered by
+    distillation in the same way, even where the score's authors do neither. `obs` is what `secateur prune` does by default; `search` learns
     gates from there in a part of the same time. `scratch` keeps the same fraction of everything, drawn at random, and refits
     nothing: a narrower model, trained anew.
-    `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units by itself; recovery is the same.
+    `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units only; recovery is the same.
 
     Given again, the command goes on where it was stopped, and with other methods or budgets it adds them.
     """

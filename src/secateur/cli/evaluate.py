@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     metavar="DATA",
     help="Transcribed speech, see above.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only the first utterances.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances.")
 @click.option(
     "--normalise",
     type=click.Choice(["none", "basic", "english"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -43,6 +43,7 @@ def evaluate(
     normalise: str = "basic",
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Evaluation:
     """Transcribe a corpus and score the texts against its transcripts.
 
@@ -54,6 +55,7 @@ def evaluate(
         normalise: Text normalisation of transcripts and hypotheses, see `secateur.evaluation.normalise`.
         skips: Collects what cannot be read, and gives up past its limit.
         progress: Told about each batch, with the word error rate so far.
+        tell: Told what could not be read, in a sentence, if there is any.
 
     Raises:
         SecateurError: An utterance has no transcript, there are no utterances, or too many cannot be read.
@@ -81,6 +83,8 @@ def evaluate(
                 seconds = sum(row.seconds for row in scored)
                 progress.advance(len(scored), audio_seconds=seconds, WER=f"{words.rate:.2%}")
     wall_seconds = perf_counter() - start
+    if tell is not None and skips.skipped:
+        tell(f"of the speech to measure on: {skips.summary()}")
     in_order = [rows[position] for position in sorted(rows)]
     return Evaluation(
         words=words,
@@ -118,10 +122,7 @@ def _count(corpus: Corpus) -> int | None:
 def _transcribed(entries: Iterable[Utterance | Skipped]) -> Iterator[Utterance | Skipped]:
     for entry in entries:
         if isinstance(entry, Utterance) and entry.text is None:
-            raise SecateurError(
-                f"{entry.path} has no transcript, which `evaluate` needs: give it transcribed speech, "
-                "or use `transcribe`"
-            )
+            raise SecateurError(f"{entry.path} has no transcript to measure on: give transcribed speech")
         yield entry
 
 

@@ -116,7 +116,7 @@ def prune(
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                scored.append(before or evaluate(dense, valid, progress=progress))
+                scored.append(before or evaluate(dense, valid, progress=progress, tell=tell))
         task = _Task(settings, dense, groups, costs, budget, data, skips, progress, clock)
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()

@@ -6,7 +6,8 @@ from __future__ import annotations
 def short(number: float) -> str:
     """Three figures and a magnitude: `13.2 M`."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
+        # What would be rounded to a thousand of the smaller unit is one of this.
+        if number >= 0.9995 * size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.3g}"
 

@@ -72,8 +72,12 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
                 run.limits()
     return render(
         "comparison.html",
-        runs=[(letters, run, drawn) for (letters, run), drawn in zip(runs, pictures, strict=True)],
+        runs=[
+            (letters, run, _time(run, times or {}), drawn)
+            for (letters, run), drawn in zip(runs, pictures, strict=True)
+        ],
         unpruned=_unpruned([run for _, run in runs]),
+        strides=len({run.report["before"]["params"] for _, run in runs if isinstance(run, Result)}) > 1,
         trained=[letters for letters, run in runs if isinstance(run, Training)],
         speech=_same([_measured(run) for _, run in runs if run.heard], ("words", "utterances", "normalise")),
         charts=_trade_offs(runs, times or {}),
@@ -150,9 +154,7 @@ def _letters() -> Iterator[str]:
 
 def _trade_offs(runs: Sequence[tuple[str, Result | Training]], times: Mapping[str, float]) -> list[Chart]:
     """Word error rate against each cost that is known of all."""
-    heard = [
-        (letters, run, {**run.figures, "time": times.get(run.name)}) for letters, run in runs if run.heard
-    ]
+    heard = [(letters, run, {**run.figures, "time": _time(run, times)}) for letters, run in runs if run.heard]
     if not heard:
         return []
     unpruned = _unpruned([run for _, run, _ in heard])
@@ -160,7 +162,7 @@ def _trade_offs(runs: Sequence[tuple[str, Result | Training]], times: Mapping[st
         ("params", "parameters", _short),
         ("macs_per_second", "MACs per second of audio", _short),
     ]
-    if all(figures["time"] is not None for *_, figures in heard):
+    if unpruned is not None and all(figures["time"] is not None for *_, figures in heard):
         costs.append(("time", "time, of the unpruned model's", numbers.rounded_percent))
     charts = []
     for name, cost, form in costs:
@@ -181,6 +183,14 @@ def _unpruned(runs: Sequence[Result | Training]) -> Mapping[str, Any] | None:
     """The figures that all pruned ones had before, if these were the same."""
     before = [run.report["before"] for run in runs if isinstance(run, Result)]
     return before[0] if before and _same(before, ("params", "macs_per_second", "wer", "words")) else None
+
+
+def _time(run: Result | Training, times: Mapping[str, float]) -> float | None:
+    """Of a forward pass, for each second that it took before pruning, where that was measured."""
+    if run.name in times:
+        return times[run.name]
+    measured = run.report.get("forward") if isinstance(run, Result) else None
+    return None if measured is None else float(measured["ratio"]["median"])
 
 
 def _measured(run: Result | Training) -> Mapping[str, Any]:

@@ -60,6 +60,9 @@ class Run:
         ran_on = self.report.get("environment") or {}
         if (device := ran_on.get("device", USUAL_DEVICE)) != USUAL_DEVICE:
             words += ["--device", str(device)]
+        if verb == "prune" and "latency" in str(self.report.get("budget")) and "threads" in ran_on:
+            # Time is that of so many.
+            words += ["--threads", str(ran_on["threads"])]
         if "dtype" in ran_on:
             # The checkpoint's own may be another.
             words += ["--dtype", str(ran_on["dtype"])]

@@ -66,7 +66,7 @@ class SkipLog:
             self.first.append(entry)
         if self.skipped > max(self.limit, self.share * (self.read + self.skipped)):
             raise SecateurError(
-                f"too much of the data cannot be read ({self.summary()}): mend it, or allow more to be skipped"
+                f"too much of the data cannot be read ({self.summary()}): mend it, or leave those files out"
             )
 
     def summary(self) -> str:

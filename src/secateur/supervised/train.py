@@ -147,7 +147,7 @@ def train(
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating")
-                report["valid"] = evaluate(recognizer, valid, progress=progress).to_json()
+                report["valid"] = evaluate(recognizer, valid, progress=progress, tell=tell).to_json()
         environment = runs.environment() | {"device": str(recognizer.model.device)}
         report |= {
             "history": {PHASE: made["history"]},

@@ -82,7 +82,7 @@ def compare(
     for speech in (settings.data, settings.valid, settings.test):
         if speech is not None:
             open_corpus(speech)
-    same = _Same(settings, recognizer, out / SCORED, SkipLog() if skips is None else skips, progress)
+    same = _Same(settings, recognizer, out / SCORED, SkipLog() if skips is None else skips, progress, tell)
     unpruned, rows = known.unpruned, []
     if not unpruned:
         # First, so that speech which cannot be scored is refused before the work.
@@ -90,7 +90,7 @@ def compare(
         if settings.test is not None:
             progress.begin("unpruned on test")
             unpruned["test"] = _figures(
-                evaluate(same.recognizer, settings.test, limit=settings.limit, progress=progress)
+                evaluate(same.recognizer, settings.test, limit=settings.limit, progress=progress, tell=tell)
             )
         write(Comparison(settings.plain(), unpruned, known.after(runs), machine), out / RECORD)
     for number, (method, budget) in enumerate(runs, start=1):
@@ -118,9 +118,10 @@ class _Same:
         scored: Path,
         skips: SkipLog,
         progress: ProgressBar,
+        tell: Callable[[str], object] | None,
     ) -> None:
         self.settings, self.given, self.scored = settings, recognizer, scored
-        self.skips, self.progress = skips, progress
+        self.skips, self.progress, self.tell = skips, progress, tell
 
     @cached_property
     def recognizer(self) -> Recognizer:
@@ -159,7 +160,11 @@ class _Same:
     def before(self) -> Evaluation:
         self.progress.begin("unpruned on valid")
         return evaluate(
-            self.recognizer, self.settings.valid, limit=self.settings.limit, progress=self.progress
+            self.recognizer,
+            self.settings.valid,
+            limit=self.settings.limit,
+            progress=self.progress,
+            tell=self.tell,
         )
 
 
