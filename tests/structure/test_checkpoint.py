@@ -56,6 +56,30 @@ def test_a_dense_model_loads_the_same_way(make_model: MakeModel, inputs_for: Inp
     assert torch.equal(load_model(tmp_path)(**inputs_for(model)).logits, model(**inputs_for(model)).logits)
 
 
+def without(model: PreTrainedModel, *names: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in names}
+
+
+def test_a_checkpoint_without_the_vector_that_masks_frames_in_training_is_whole(
+    make_model: MakeModel, inputs_for: Inputs, tmp_path: Path
+) -> None:
+    model = make_model("wav2vec2").float()
+    model.save_pretrained(tmp_path, state_dict=without(model, "wav2vec2.masked_spec_embed"))
+    loaded = load_model(tmp_path)
+    assert not loaded.wav2vec2.masked_spec_embed.any()
+    assert torch.equal(loaded(**inputs_for(model)).logits, model(**inputs_for(model)).logits)
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    model = make_model("wav2vec2").float()
+    lacking = ("wav2vec2.masked_spec_embed", "wav2vec2.encoder.layer_norm.bias")
+    model.save_pretrained(tmp_path, state_dict=without(model, *lacking))
+    with pytest.raises(SecateurError, match=f"lacks {lacking[1]}, so the model is not whole"):
+        load_model(tmp_path)
+
+
 def test_a_pruned_model_survives_being_saved_as_any_transformers_model(
     pruned: tuple[PreTrainedModel, PruningPlan], inputs_for: Inputs, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 
@@ -27,6 +28,9 @@ from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import dense_class
 
 PLAN = "plan.json"
+
+# What SpecAugment puts in the place of frames that it masks; published checkpoints of wav2vec 2.0 lack it.
+ONLY_TRAINED_WITH = "masked_spec_embed"
 
 FROM_TRANSFORMERS = """\
 from transformers import {dense}
@@ -124,10 +128,11 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         other_shapes = "ignore_mismatched_sizes" in str(error)
         why = "their shapes are not those that its config.json describes" if other_shapes else reason(error)
         raise SecateurError(f"{source}: the weights do not load: {why}") from None
-    if report["missing_keys"]:
-        raise SecateurError(
-            f"{source}: the checkpoint lacks {min(report['missing_keys'])}, so the model is not whole"
-        )
+    lacking = {name for name in report["missing_keys"] if not name.endswith(ONLY_TRAINED_WITH)}
+    if lacking:
+        raise SecateurError(f"{source}: the checkpoint lacks {min(lacking)}, so the model is not whole")
+    for name in report["missing_keys"]:
+        torch.nn.init.zeros_(model.get_parameter(name))
     loaded: PreTrainedModel = model.eval()
     return loaded
 
