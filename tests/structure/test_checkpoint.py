@@ -89,9 +89,9 @@ def test_a_pruned_model_survives_being_saved_as_any_transformers_model(
 
 
 def test_an_earlier_result_is_replaced(pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path) -> None:
-    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "old.txt").touch())
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "test.jsonl").touch())
     save_pruned(*pruned, tmp_path / "out")
-    assert "old.txt" not in names(tmp_path / "out")
+    assert "test.jsonl" not in names(tmp_path / "out")
     assert names(tmp_path) == ["out"]
 
 
@@ -106,6 +106,40 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
         save_pruned(*pruned, tmp_path / "thesis.tex")
 
 
+@pytest.mark.parametrize("mine", ["notes.md", "listening/", ".git/"])
+def test_what_was_put_beside_an_earlier_result_is_named_and_left_alone(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, mine: str
+) -> None:
+    save_pruned(*pruned, tmp_path / "out")
+    (tmp_path / "out" / mine).mkdir() if mine.endswith("/") else (tmp_path / "out" / mine).touch()
+    before = names(tmp_path / "out")
+    with pytest.raises(SecateurError, match=rf"out holds {mine.strip('/')} beside a pruned model"):
+        save_pruned(*pruned, tmp_path / "out")
+    assert names(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("plan", "config"),
+    [
+        ('{"format": "holidays"}', '{"secateur_structure": {}}'),
+        ('{"format": "secateur-plan"}', '{"model_type": "wav2vec2"}'),
+        ('{"format": "secateur-plan"}', None),
+        ("[]", '{"secateur_structure": {}}'),
+        ("not JSON", '{"secateur_structure": {}}'),
+    ],
+)
+def test_a_folder_whose_plan_or_configuration_is_not_of_a_pruned_model_is_something_else(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, plan: str, config: str | None
+) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    before = names(tmp_path)
+    with pytest.raises(SecateurError, match="holds something else than a pruned model"):
+        save_pruned(*pruned, tmp_path)
+    assert names(tmp_path) == before
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_fails_halfway_leaves_the_earlier_result(
     pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, failure: BaseException
@@ -113,12 +147,12 @@ def test_what_fails_halfway_leaves_the_earlier_result(
     def fail(folder: Path) -> None:
         raise failure
 
-    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "first.txt").touch())
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "report.html").touch())
     expected = SecateurError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         save_pruned(*pruned, tmp_path / "out", beside=fail)
     assert names(tmp_path) == ["out"]
-    assert "first.txt" in names(tmp_path / "out")
+    assert "report.html" in names(tmp_path / "out")
 
 
 FULL_DISK = """

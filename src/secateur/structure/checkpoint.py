@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,20 @@ from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrain
 from secateur.errors import SecateurError, reason
 from secateur.models import conformer
 from secateur.structure import surgery
-from secateur.structure.plan import PruningPlan
+from secateur.structure.plan import FORMAT, PruningPlan
 from secateur.structure.slicing import dense_class
 
 PLAN = "plan.json"
+
+# Every file that a result may hold, those of any tokenizer of a CTC model and what a killed writer left included: an earlier
+# result is replaced only where there is nothing else.
+RESULT = """
+    config.json generation_config.json model*.safetensors model.safetensors.index.json
+    plan.json modeling_pruned.py surgery.py conformer.py
+    preprocessor_config.json tokenizer*.json special_tokens_map.json added_tokens.json
+    vocab.json vocab.txt tokenizer.model spiece.model sentencepiece.bpe.model
+    run.yaml report.json report.html test.jsonl .*.partial
+""".split()
 
 # What SpecAugment puts in the place of frames that it masks; published checkpoints of wav2vec 2.0 lack it.
 ONLY_TRAINED_WITH = "masked_spec_embed"
@@ -181,9 +192,30 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 def check_free(folder: Path) -> None:
     """Refuse a place that holds anything but an earlier result."""
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / PLAN).is_file():
+        held = sorted(folder.iterdir())
+        if held and not _is_result(folder):
             raise SecateurError(
                 f"{folder} holds something else than a pruned model; give a new or an empty folder"
             )
+        for path in held:
+            if not (path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in RESULT)):
+                raise SecateurError(
+                    f"{folder} holds {path.name} beside a pruned model, which would be lost; move it, or give a new or an "
+                    "empty folder"
+                )
     elif folder.exists():
         raise SecateurError(f"{folder} is a file; give a new or an empty folder")
+
+
+def _is_result(folder: Path) -> bool:
+    plan, config = (_json(folder / name) for name in (PLAN, "config.json"))
+    return plan.get("format") == FORMAT and "secateur_structure" in config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
