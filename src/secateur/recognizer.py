@@ -21,6 +21,7 @@ from transformers import (
 from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError, reason
 from secateur.models.conformer import frame_mask
+from secateur.models.kinds import pads_cleanly
 from secateur.speech.audio import audio_blocks
 
 Waveform = NDArray[np.float32]
@@ -42,8 +43,8 @@ class Recognizer:
         features: from waveforms to model inputs.
         tokenizer: from token ids to text.
         blank: id of the CTC blank.
-        pads_cleanly: whether the model can hear utterances of several lengths at once. wav2vec 2.0 base cannot: its
-            first norm runs over time, padding included. Such utterances are heard one by one.
+        pads_cleanly: whether the model can hear utterances of several lengths at once; where it cannot, they are heard one
+            by one.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Recognizer:
         self.features = features
         self.tokenizer = tokenizer
         self.blank = int(model.config.pad_token_id)
-        self.pads_cleanly = getattr(model.config, "feat_extract_norm", None) != "group"
+        self.pads_cleanly = pads_cleanly(model.config)
 
     @property
     def sample_rate(self) -> int:
