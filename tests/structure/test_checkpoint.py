@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, WhisperConfig
+from transformers import LasrCTCConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2BertConfig, WhisperConfig
 
 from secateur.errors import SecateurError
 from secateur.structure.checkpoint import load_model, new_folder, save_pruned
@@ -236,9 +236,10 @@ def test_a_damaged_folder_is_refused_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
-    WhisperConfig().save_pretrained(tmp_path)
-    with pytest.raises(SecateurError, match="is a whisper model; supported are CTC models"):
+@pytest.mark.parametrize("config", [WhisperConfig(), Wav2Vec2BertConfig(), LasrCTCConfig()])
+def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(SecateurError, match=f"is a {config.model_type} model; supported are CTC models"):
         load_model(tmp_path)
 
 

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrain
 
 from secateur.errors import SecateurError, reason
 from secateur.models import conformer
+from secateur.models.kinds import HEARD
 from secateur.structure import surgery
 from secateur.structure.plan import FORMAT, PruningPlan
 from secateur.structure.slicing import dense_class
@@ -117,7 +118,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     Full-size weights of a pruned model are never in memory.
 
     Raises:
-        SecateurError: there is no checkpoint, it is damaged, or it is of a class without a CTC head.
+        SecateurError: there is no checkpoint, it is damaged, or it is of a kind that cannot be heard.
     """
     source = str(folder)
     try:
@@ -150,10 +151,9 @@ def load_model(folder: str | Path) -> PreTrainedModel:
 
 def _model_class(source: str, config: PreTrainedConfig) -> Any:
     """The class of the CTC model that a configuration describes, which may be a pruned one."""
-    if type(config) not in AutoModelForCTC._model_mapping:
+    if config.model_type not in HEARD:
         raise SecateurError(
-            f"{source} is a {config.model_type} model; supported are CTC models (Conformer, Parakeet-CTC, wav2vec 2.0 and "
-            "their kin)"
+            f"{source} is a {config.model_type} model; supported are CTC models of the kinds {', '.join(sorted(HEARD))}"
         )
     known = AutoModelForCTC._model_mapping[type(config)]
     dense = known[0] if isinstance(known, tuple) else known
