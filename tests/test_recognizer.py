@@ -220,6 +220,16 @@ def test_windows_are_joined_at_a_common_blank_near_the_middle_of_the_overlap() -
     assert len(joined.probabilities) == 7
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_probabilities_are_at_least_as_exact_as_single_precision(dtype: torch.dtype) -> None:
+    recognizer = conformer()
+    recognizer.model.to(dtype)
+    logits, _ = recognizer.logits([noise(2.0, 0)])
+    (frames,) = recognizer._frames([noise(2.0, 0)])
+    expected = logits[0].double().softmax(-1).amax(-1)
+    assert np.abs(frames.probabilities - expected.numpy()).max() < 1e-6
+
+
 def test_a_long_file_and_the_same_samples_in_a_batch_are_heard_alike(tmp_path: Path) -> None:
     recognizer = conformer()
     wave = noise(130.0, 3)

@@ -153,6 +153,8 @@ class Recognizer:
 
     def _frames(self, waveforms: Sequence[Waveform]) -> list[Frames]:
         logits, lengths = self.logits(waveforms)
+        # Half precision has two or three digits of a probability.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         best, tokens = logits.max(-1)
         probabilities = (best - logits.logsumexp(-1)).float().exp()
         return [
