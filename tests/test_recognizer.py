@@ -306,6 +306,36 @@ def test_a_damaged_checkpoint_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "complaint"),
+    [
+        ("conformer", {"hop_length": 200}, "80 input_features for a second of audio; supported are 100"),
+        ("wav2vec2", {"sampling_rate": 8000}, "8000 input_values for a second of audio; supported are 16000"),
+    ],
+)
+def test_features_at_another_pace_are_refused(
+    recognizers: dict[str, Recognizer],
+    family: str,
+    settings: dict[str, int],
+    complaint: str,
+    tmp_path: Path,
+) -> None:
+    recognizers[family].save_pretrained(tmp_path)
+    features = tmp_path / "preprocessor_config.json"
+    features.write_text(json.dumps(json.loads(features.read_text()) | settings))
+    with pytest.raises(SecateurError, match=complaint):
+        secateur.load(tmp_path)
+
+
+def test_a_telephone_model_with_the_usual_hop_is_loaded(
+    recognizers: dict[str, Recognizer], tmp_path: Path
+) -> None:
+    model, tokenizer = recognizers["conformer"].model, recognizers["conformer"].tokenizer
+    features = ParakeetFeatureExtractor(feature_size=16, sampling_rate=8000, hop_length=80, win_length=200)
+    Recognizer(model, features, tokenizer).save_pretrained(tmp_path)
+    assert secateur.load(tmp_path).inputs_per_second == 100
+
+
 @pytest.mark.parametrize("path", ["/no/such/model.nemo", "./nothing", "model.nemo"])
 def test_a_model_that_does_not_exist_is_named(path: str) -> None:
     with pytest.raises(SecateurError, match="does not exist"):

@@ -204,6 +204,8 @@ def load(
     Raises:
         SecateurError: nothing is there, it is damaged, or it is no CTC model that Secateur supports.
     """
+    from secateur.structure.counting import inputs_per_second
+
     path = Path(source)
     if path.is_file():
         from secateur.models.nemo import read_nemo
@@ -218,7 +220,14 @@ def load(
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
-    return Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+    recognizer = Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+    counted = inputs_per_second(model)
+    if recognizer.inputs_per_second != counted:
+        raise SecateurError(
+            f"{source} is given {recognizer.inputs_per_second:g} {recognizer.features.model_input_names[0]} for a second of "
+            f"audio; supported are {counted}"
+        )
+    return recognizer
 
 
 def _read_pretrained(
