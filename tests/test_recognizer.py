@@ -14,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
     ParakeetCTCConfig,
     ParakeetFeatureExtractor,
     ParakeetForCTC,
@@ -27,10 +29,12 @@ import secateur
 from secateur.decoding import Frames, Transcript
 from secateur.errors import SecateurError
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
+from secateur.models.kinds import HEARD
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import read_audio
 from secateur.speech.corpus import open_corpus
+from secateur.structure.counting import macs
 
 PIECES = ["<unk>", "▁the", "▁c", "a", "t", "s", "▁"]
 RATE = 16000
@@ -74,10 +78,32 @@ def wav2vec2(tmp_path: Path, norm: str = "layer") -> Recognizer:
     )  # fmt: skip
     model = Wav2Vec2ForCTC(config)
     shake(model)
-    vocabulary = tmp_path / "vocab.json"
+    return Recognizer(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), letters(tmp_path))
+
+
+def letters(folder: Path) -> Wav2Vec2CTCTokenizer:
+    folder.mkdir(exist_ok=True)
+    vocabulary = folder / "vocab.json"
     vocabulary.write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "A": 3, "B": 4, "'": 5}))
-    tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary), bos_token=None, eos_token=None)
-    return Recognizer(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer)
+    return Wav2Vec2CTCTokenizer(str(vocabulary), bos_token=None, eos_token=None)
+
+
+OTHERS = sorted(HEARD - {"secateur_conformer", "parakeet_ctc"})
+
+
+def other(kind: str, folder: Path) -> None:
+    """A small random model of transformers, saved; norms are over channels wherever its kind can have that."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=6, pad_token_id=0, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24, conv_dim=(8,) * 7, conv_stride=(5, 2, 2, 2, 2, 2, 2), conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+        feat_extract_norm="layer", num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    model = AutoModelForCTC.from_config(config)
+    shake(model)
+    Recognizer(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), letters(folder)).save_pretrained(
+        folder
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +141,20 @@ def test_padding_never_leaks_into_an_utterance(
         alone, (frames,) = recognizer.logits([wave])
         assert frames == lengths[i] == alone.shape[1]
         assert (together[i, :frames] - alone[0]).abs().max() <= tolerance * largest
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_kind_of_model_is_heard_beside_others_as_alone(kind: str, tmp_path: Path) -> None:
+    other(kind, tmp_path / "model")
+    recognizer = secateur.load(tmp_path / "model", dtype=torch.float64)
+    waveforms = [noise(length, seed) for seed, length in enumerate((1.0, 2.0, 0.31))]
+    together, lengths = recognizer.logits(waveforms)
+    for i, wave in enumerate(waveforms):
+        alone, (frames,) = recognizer.logits([wave])
+        assert frames == lengths[i] == alone.shape[1]
+        assert (together[i, :frames] - alone[0]).abs().max() <= 1e-9
+        assert abs(int(frames) * recognizer.seconds_per_frame - len(wave) / RATE) <= 0.04
+    assert macs(recognizer.model, 1.0) > 0
 
 
 @pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2", "wav2vec2 with a norm over time"])
@@ -178,6 +218,16 @@ def test_windows_are_joined_at_a_common_blank_near_the_middle_of_the_overlap() -
     joined = frames(1, 2, 7, 3, 7, 5).join(frames(2, 6, 3, 7, 4, 7), 1, blank=7)
     assert joined.tokens.tolist() == [1, 2, 7, 3, 7, 4, 7]
     assert len(joined.probabilities) == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_probabilities_are_at_least_as_exact_as_single_precision(dtype: torch.dtype) -> None:
+    recognizer = conformer()
+    recognizer.model.to(dtype)
+    logits, _ = recognizer.logits([noise(2.0, 0)])
+    (frames,) = recognizer._frames([noise(2.0, 0)])
+    expected = logits[0].double().softmax(-1).amax(-1)
+    assert np.abs(frames.probabilities - expected.numpy()).max() < 1e-6
 
 
 def test_a_long_file_and_the_same_samples_in_a_batch_are_heard_alike(tmp_path: Path) -> None:
@@ -254,6 +304,36 @@ def test_a_damaged_checkpoint_is_one_sentence(
     with pytest.raises(SecateurError, match=complaint) as caught:
         secateur.load(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "complaint"),
+    [
+        ("conformer", {"hop_length": 200}, "80 input_features for a second of audio; supported are 100"),
+        ("wav2vec2", {"sampling_rate": 8000}, "8000 input_values for a second of audio; supported are 16000"),
+    ],
+)
+def test_features_at_another_pace_are_refused(
+    recognizers: dict[str, Recognizer],
+    family: str,
+    settings: dict[str, int],
+    complaint: str,
+    tmp_path: Path,
+) -> None:
+    recognizers[family].save_pretrained(tmp_path)
+    features = tmp_path / "preprocessor_config.json"
+    features.write_text(json.dumps(json.loads(features.read_text()) | settings))
+    with pytest.raises(SecateurError, match=complaint):
+        secateur.load(tmp_path)
+
+
+def test_a_telephone_model_with_the_usual_hop_is_loaded(
+    recognizers: dict[str, Recognizer], tmp_path: Path
+) -> None:
+    model, tokenizer = recognizers["conformer"].model, recognizers["conformer"].tokenizer
+    features = ParakeetFeatureExtractor(feature_size=16, sampling_rate=8000, hop_length=80, win_length=200)
+    Recognizer(model, features, tokenizer).save_pretrained(tmp_path)
+    assert secateur.load(tmp_path).inputs_per_second == 100
 
 
 @pytest.mark.parametrize("path", ["/no/such/model.nemo", "./nothing", "model.nemo"])

@@ -21,6 +21,7 @@ from transformers import (
 from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError, reason
 from secateur.models.conformer import frame_mask
+from secateur.models.kinds import pads_cleanly
 from secateur.speech.audio import audio_blocks
 
 Waveform = NDArray[np.float32]
@@ -42,8 +43,8 @@ class Recognizer:
         features: from waveforms to model inputs.
         tokenizer: from token ids to text.
         blank: id of the CTC blank.
-        pads_cleanly: whether the model can hear utterances of several lengths at once. wav2vec 2.0 base cannot: its
-            first norm runs over time, padding included. Such utterances are heard one by one.
+        pads_cleanly: whether the model can hear utterances of several lengths at once; where it cannot, they are heard one
+            by one.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Recognizer:
         self.features = features
         self.tokenizer = tokenizer
         self.blank = int(model.config.pad_token_id)
-        self.pads_cleanly = getattr(model.config, "feat_extract_norm", None) != "group"
+        self.pads_cleanly = pads_cleanly(model.config)
 
     @property
     def sample_rate(self) -> int:
@@ -152,6 +153,8 @@ class Recognizer:
 
     def _frames(self, waveforms: Sequence[Waveform]) -> list[Frames]:
         logits, lengths = self.logits(waveforms)
+        # Half precision has two or three digits of a probability.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         best, tokens = logits.max(-1)
         probabilities = (best - logits.logsumexp(-1)).float().exp()
         return [
@@ -201,6 +204,8 @@ def load(
     Raises:
         SecateurError: nothing is there, it is damaged, or it is no CTC model that Secateur supports.
     """
+    from secateur.structure.counting import inputs_per_second
+
     path = Path(source)
     if path.is_file():
         from secateur.models.nemo import read_nemo
@@ -215,7 +220,14 @@ def load(
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
-    return Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+    recognizer = Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+    counted = inputs_per_second(model)
+    if recognizer.inputs_per_second != counted:
+        raise SecateurError(
+            f"{source} is given {recognizer.inputs_per_second:g} {recognizer.features.model_input_names[0]} for a second of "
+            f"audio; supported are {counted}"
+        )
+    return recognizer
 
 
 def _read_pretrained(

@@ -79,6 +79,7 @@ def transcribe(
     if batched:
         for batch in read_batches(batched, recognizer.sample_rate, batch_seconds, skips=skips):
             note(batch.utterances, recognizer.transcribe_batch(batch.waveforms))
+    skips.check_any_read()
     return [(utterance, heard[utterance.id]) for utterance in utterances if utterance.id in heard]
 
 

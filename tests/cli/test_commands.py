@@ -69,8 +69,29 @@ def test_transcribe_keeps_the_order_of_its_arguments(run: Run, model: Path, spee
     result = run("transcribe", model, speech / "3.wav", speech / "1.wav", "--json", "-")
     rows = json.loads(result.stdout)
     assert [row["seconds"] for row in rows] == [3, 1]
-    assert all(row.keys() == {"path", "text", "seconds", "confidence", "words"} for row in rows)
+    columns = {"id", "path", "offset", "text", "seconds", "confidence", "words"}
+    assert all(row.keys() == columns for row in rows)
     assert rows[0]["path"] == str(speech / "3.wav")
+
+
+def test_transcribe_tells_the_cuts_of_one_recording_apart(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    cuts = [{"audio_filepath": str(speech / "3.wav"), "offset": at, "duration": 1} for at in (0, 1.5)]
+    (tmp_path / "cuts.jsonl").write_text("".join(json.dumps(cut) + "\n" for cut in cuts))
+    rows = json.loads(run("transcribe", model, tmp_path / "cuts.jsonl", "--json", "-").stdout)
+    assert [(row["offset"], row["seconds"]) for row in rows] == [(0, 1), (1.5, 1)]
+    assert len({row["id"] for row in rows}) == 2
+
+
+@pytest.mark.parametrize("output", [(), ("--json", "-")])
+def test_transcribe_of_one_long_recording_that_is_damaged_is_refused(
+    refused: Refused, model: Path, tmp_path: Path, output: tuple[str, ...]
+) -> None:
+    damaged = tmp_path / "damaged.flac"
+    soundfile.write(damaged, np.random.default_rng(0).normal(scale=0.1, size=70 * 8000), 8000)
+    damaged.write_bytes(damaged.read_bytes()[:-200_000])
+    assert "there is nothing to hear (skipped 1 of 1: " in refused("transcribe", model, damaged, *output)
 
 
 def test_transcribe_hears_a_folder_and_a_long_recording(
@@ -91,6 +112,18 @@ def test_transcribe_names_what_it_cannot_read_and_goes_on(
     assert len(json.loads(result.stdout)) == 1
     assert "skipped 1 of 2: " in result.stderr
     assert str(broken) in result.stderr
+
+
+def test_transcribe_keeps_what_it_heard_of_a_long_recording_when_nothing_else_can_be_read(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    long, broken = tmp_path / "long.wav", tmp_path / "broken.wav"
+    soundfile.write(long, np.zeros(70 * 8000), 8000)
+    broken.write_bytes(b"RIFF")
+    result = run("transcribe", model, long, broken, "--json", "-")
+    assert result.exit_code == 0
+    assert [row["seconds"] for row in json.loads(result.stdout)] == [70]
+    assert "skipped 1 of 2: " in result.stderr
 
 
 def test_one_file_is_printed_as_text_alone_and_several_with_their_paths(run: Run, shared: Path) -> None:

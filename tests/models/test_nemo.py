@@ -204,6 +204,30 @@ def test_a_character_model_spells_with_its_labels(tmp_path: Path) -> None:
     assert tokenizer.decode(ids, group_tokens=False) == "ab 'a"
 
 
+@pytest.mark.parametrize(
+    ("settings", "n_fft"),
+    [
+        ({}, 512),
+        ({"window_size": 0.04}, 1024),
+        ({"sample_rate": 8000, "n_fft": None}, 256),
+        ({"n_fft": 1024}, 1024),
+    ],
+)
+def test_the_transform_is_as_long_as_the_window_asks_unless_the_archive_says_it(
+    tmp_path: Path, settings: dict[str, Any], n_fft: int
+) -> None:
+    _, features, _ = read_nemo(archive(tmp_path / "m.nemo", edited(preprocessor=settings)))
+    assert features.n_fft == n_fft
+    assert features.mel_filters.shape == (16, n_fft // 2 + 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 257), (1, 16, 129), (16, 257), (1, 80, 257)])
+def test_mel_filters_of_another_make_or_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    weights = nemo_weights(CONFIG) | {"preprocessor.featurizer.fb": torch.ones(shape)}
+    with pytest.raises(SecateurError, match="mel filters are not the Slaney filters"):
+        read_nemo(archive(tmp_path / "m.nemo", CONFIG, weights))
+
+
 def test_every_renamed_tensor_is_in_the_table_once() -> None:
     assert len({pattern for pattern, _ in RENAMES}) == len(RENAMES)
 
@@ -224,6 +248,10 @@ def test_every_renamed_tensor_is_in_the_table_once() -> None:
         (edited(encoder={"untie_biases": False}), "untie_biases is False"),
         (edited(encoder={"causal_downsampling": True}), "causal_downsampling is True"),
         (edited(preprocessor={"normalize": "all_features"}), "normalize is 'all_features'"),
+        (
+            edited(preprocessor={"log_zero_guard_value": 1e-5}),
+            "log_zero_guard_value is 1e-05; supported: 5.96.*e-08",
+        ),
         (edited(tokenizer={"type": "wpe"}), "tokenizer.type is 'wpe'"),
         (edited(decoder={"num_classes": 5}), "the vocabulary has 7 pieces, the decoder 5 classes"),
         (edited(decoder={"vocabulary": PIECES[:-1]}), "the vocabulary has 6 pieces"),

@@ -237,9 +237,9 @@ def test_unreadable_speech_is_counted_and_named(settings: MakeSettings, speech: 
 
 def test_an_earlier_result_is_replaced(settings: MakeSettings, tmp_path: Path) -> None:
     prune(settings("params=80%"), tmp_path / "out")
-    (tmp_path / "out" / "old.txt").touch()
+    (tmp_path / "out" / "test.jsonl").touch()
     second = prune(settings("params=60%"), tmp_path / "out")
-    assert "old.txt" not in names(tmp_path / "out")
+    assert "test.jsonl" not in names(tmp_path / "out")
     assert PruningPlan.load(tmp_path / "out" / "plan.json") == second.plan
     assert names(tmp_path) == ["out"]
 

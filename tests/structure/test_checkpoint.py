@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, WhisperConfig
+from transformers import LasrCTCConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2BertConfig, WhisperConfig
 
 from secateur.errors import SecateurError
 from secateur.structure.checkpoint import load_model, new_folder, save_pruned
@@ -56,6 +56,30 @@ def test_a_dense_model_loads_the_same_way(make_model: MakeModel, inputs_for: Inp
     assert torch.equal(load_model(tmp_path)(**inputs_for(model)).logits, model(**inputs_for(model)).logits)
 
 
+def without(model: PreTrainedModel, *names: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in names}
+
+
+def test_a_checkpoint_without_the_vector_that_masks_frames_in_training_is_whole(
+    make_model: MakeModel, inputs_for: Inputs, tmp_path: Path
+) -> None:
+    model = make_model("wav2vec2").float()
+    model.save_pretrained(tmp_path, state_dict=without(model, "wav2vec2.masked_spec_embed"))
+    loaded = load_model(tmp_path)
+    assert not loaded.wav2vec2.masked_spec_embed.any()
+    assert torch.equal(loaded(**inputs_for(model)).logits, model(**inputs_for(model)).logits)
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    model = make_model("wav2vec2").float()
+    lacking = ("wav2vec2.masked_spec_embed", "wav2vec2.encoder.layer_norm.bias")
+    model.save_pretrained(tmp_path, state_dict=without(model, *lacking))
+    with pytest.raises(SecateurError, match=f"lacks {lacking[1]}, so the model is not whole"):
+        load_model(tmp_path)
+
+
 def test_a_pruned_model_survives_being_saved_as_any_transformers_model(
     pruned: tuple[PreTrainedModel, PruningPlan], inputs_for: Inputs, tmp_path: Path
 ) -> None:
@@ -65,9 +89,9 @@ def test_a_pruned_model_survives_being_saved_as_any_transformers_model(
 
 
 def test_an_earlier_result_is_replaced(pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path) -> None:
-    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "old.txt").touch())
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "test.jsonl").touch())
     save_pruned(*pruned, tmp_path / "out")
-    assert "old.txt" not in names(tmp_path / "out")
+    assert "test.jsonl" not in names(tmp_path / "out")
     assert names(tmp_path) == ["out"]
 
 
@@ -82,6 +106,40 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
         save_pruned(*pruned, tmp_path / "thesis.tex")
 
 
+@pytest.mark.parametrize("mine", ["notes.md", "listening/", ".git/"])
+def test_what_was_put_beside_an_earlier_result_is_named_and_left_alone(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, mine: str
+) -> None:
+    save_pruned(*pruned, tmp_path / "out")
+    (tmp_path / "out" / mine).mkdir() if mine.endswith("/") else (tmp_path / "out" / mine).touch()
+    before = names(tmp_path / "out")
+    with pytest.raises(SecateurError, match=rf"out holds {mine.strip('/')} beside a pruned model"):
+        save_pruned(*pruned, tmp_path / "out")
+    assert names(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("plan", "config"),
+    [
+        ('{"format": "holidays"}', '{"secateur_structure": {}}'),
+        ('{"format": "secateur-plan"}', '{"model_type": "wav2vec2"}'),
+        ('{"format": "secateur-plan"}', None),
+        ("[]", '{"secateur_structure": {}}'),
+        ("not JSON", '{"secateur_structure": {}}'),
+    ],
+)
+def test_a_folder_whose_plan_or_configuration_is_not_of_a_pruned_model_is_something_else(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, plan: str, config: str | None
+) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    before = names(tmp_path)
+    with pytest.raises(SecateurError, match="holds something else than a pruned model"):
+        save_pruned(*pruned, tmp_path)
+    assert names(tmp_path) == before
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_what_fails_halfway_leaves_the_earlier_result(
     pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, failure: BaseException
@@ -89,12 +147,12 @@ def test_what_fails_halfway_leaves_the_earlier_result(
     def fail(folder: Path) -> None:
         raise failure
 
-    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "first.txt").touch())
+    save_pruned(*pruned, tmp_path / "out", beside=lambda folder: (folder / "report.html").touch())
     expected = SecateurError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         save_pruned(*pruned, tmp_path / "out", beside=fail)
     assert names(tmp_path) == ["out"]
-    assert "first.txt" in names(tmp_path / "out")
+    assert "report.html" in names(tmp_path / "out")
 
 
 FULL_DISK = """
@@ -178,9 +236,10 @@ def test_a_damaged_folder_is_refused_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
-    WhisperConfig().save_pretrained(tmp_path)
-    with pytest.raises(SecateurError, match="is a whisper model; supported are CTC models"):
+@pytest.mark.parametrize("config", [WhisperConfig(), Wav2Vec2BertConfig(), LasrCTCConfig()])
+def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(SecateurError, match=f"is a {config.model_type} model; supported are CTC models"):
         load_model(tmp_path)
 
 

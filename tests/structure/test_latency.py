@@ -133,6 +133,18 @@ def test_a_device_whose_time_is_linear_in_the_work_is_foretold_exactly(
         assert linear(plan.counts()) == pytest.approx(LINEAR.whole(sliced, parts) + too_much, rel=1e-12)
 
 
+@pytest.mark.parametrize("held", [{"min_heads": 1}, {"whole": ["layers.0.*"]}], ids=["heads", "a layer"])
+def test_what_must_stay_is_measured_as_it_stays(
+    model: PreTrainedModel, tmp_path: Path, held: dict[str, Any]
+) -> None:
+    groups = find_groups(model, **held)
+    latency = latency_cost(groups, model, SECONDS, folder=tmp_path, measure=LINEAR)
+    fine = [name for name in groups if name not in {*groups.branches, *groups.layers}]
+    plan = PruningPlan.keep(groups, {name: range(groups[name].counts()[-2]) for name in fine})
+    measured = LINEAR.whole(slice_model(model, plan), parts_by_module(groups, model))
+    assert latency(plan.counts()) == pytest.approx(measured, rel=1e-12)
+
+
 def test_at_the_measured_widths_it_says_what_was_measured(
     model: PreTrainedModel, groups: Groups, curved: Latency
 ) -> None:

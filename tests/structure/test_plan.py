@@ -144,7 +144,13 @@ def damaged(groups: Groups, **changes: object) -> str:
         ({"kept": {"layers.0.conv.channels": "1-2"}}, "does not read like"),
         ({"kept": {"layers.0.conv.channels": [1, 2]}}, "does not read like"),
         ({"kept": {"layers.0.conv.channels": "1-2 of 17"}}, "says that layers.0.conv.channels has 17 units"),
-        ({"kept": {"layers.0.conv.channels": "1-200 of 16"}}, "keeps unit 16 of layers.0.conv.channels"),
+        (
+            {"kept": {"layers.0.conv.channels": "1-200 of 16"}},
+            "layers.0.conv.channels keeps 1-200 of 16 units",
+        ),
+        ({"kept": {"layers.0.conv.channels": "0-3,100 of 16"}}, "keeps 100 of 16 units, which are 0 to 15"),
+        ({"kept": {"layers.0.conv.channels": "100-120 of 16"}}, "keeps 100-120 of 16 units"),
+        ({"kept": {"layers.0.conv.channels": "0-3,9-7 of 16"}}, "keeps 9-7 of 16 units"),
         ({"kept": {"layers.9": "none of 1"}}, "names a group layers.9 that this model has not"),
     ],
 )

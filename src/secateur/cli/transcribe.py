@@ -61,6 +61,9 @@ def transcribe(
         lines = [
             transcript.text if alone else f"{each.path}: {transcript.text}" for each, transcript in heard
         ]
-        figures = [{"path": str(each.path), **transcript.to_json()} for each, transcript in heard]
+        figures = [
+            {"id": each.id, "path": str(each.path), "offset": each.offset, **transcript.to_json()}
+            for each, transcript in heard
+        ]
         if heard:
             finish(figures, json_file, *lines)

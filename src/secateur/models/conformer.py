@@ -126,6 +126,9 @@ class Subsampling(nn.Module):
         self.linear = nn.Linear(channels * frequencies, config.hidden_size)
 
     def forward(self, features_BTM: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if lengths_B is not None:
+            padding_BT1 = ~frame_mask(lengths_B, features_BTM.shape[1])[..., None]
+            features_BTM = features_BTM.masked_fill(padding_BT1, 0.0)
         x_BCTM = features_BTM.unsqueeze(1)
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):

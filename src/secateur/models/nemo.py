@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import math
 import pickle
 import re
 import tarfile
@@ -168,22 +169,28 @@ def _feature_extractor(
         frame_splicing=(1,),
         mag_power=(2, 2.0),
         log_zero_guard_type=("add",),
+        log_zero_guard_value=(2**-24,),
         lowfreq=(0,),
         highfreq=(None,),
         mel_norm=("slaney",),
         exact_pad=(False,),
     )
     rate = int(config.get("sample_rate", 16000))
+    window = round(float(config.get("window_size", 0.025)) * rate)
     features = ParakeetFeatureExtractor(
         feature_size=int(config.get("features", 80)),
         sampling_rate=rate,
         hop_length=round(float(config.get("window_stride", 0.01)) * rate),
-        win_length=round(float(config.get("window_size", 0.025)) * rate),
-        n_fft=int(config.get("n_fft") or 512),
+        win_length=window,
+        # NeMo's default: the next power of two.
+        n_fft=int(config.get("n_fft") or 2 ** math.ceil(math.log2(window))),
         preemphasis=config.get("preemph", 0.97),
     )
     filters = weights.get("preprocessor.featurizer.fb")
-    if filters is not None and not np.allclose(filters.squeeze(0), features.mel_filters, atol=1e-5):
+    if filters is None:
+        return features
+    shape = (1, *features.mel_filters.shape)
+    if tuple(filters.shape) != shape or not np.allclose(filters[0], features.mel_filters, atol=1e-5):
         raise SecateurError(
             f"{path}: its mel filters are not the Slaney filters that Secateur would hear with"
         )

@@ -72,7 +72,7 @@ def read_batches(
         Batches that hold every readable utterance once.
 
     Raises:
-        SecateurError: more is skipped than `skips` allows, or nothing can be read at all.
+        SecateurError: more is skipped than `skips` allows, or nothing of what it has noted could be read.
     """
     if not (0 < batch_seconds < math.inf and 0 < window_seconds < math.inf and readers > 0):
         raise SecateurError(
@@ -93,7 +93,6 @@ def _batches(
     bound = int(batch_seconds * sample_rate)
     entries = corpus.entries() if isinstance(corpus, Corpus) else iter(corpus)
     ahead = _ReadAhead(entries, sample_rate, math.ceil(window_seconds * sample_rate))
-    any_heard = False
     window: list[_Heard] = []
     held = 0
     try:
@@ -104,7 +103,6 @@ def _batches(
                 continue
             if isinstance(entry, _Heard):
                 skips.count()
-                any_heard = True
                 window.append(entry)
                 held += len(entry.waveform)
                 if held < window_seconds * sample_rate:
@@ -113,10 +111,7 @@ def _batches(
             window, held = [], 0
     finally:
         ahead.close()
-    if not any_heard:
-        raise SecateurError(
-            f"there is nothing to hear ({skips.summary()}): give data with audio that can be read"
-        )
+    skips.check_any_read()
 
 
 def _packed(window: list[_Heard], bound: int) -> Iterator[SpeechBatch]:

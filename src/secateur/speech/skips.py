@@ -69,6 +69,17 @@ class SkipLog:
                 f"too much of the data cannot be read ({self.summary()}): mend it, or leave those files out"
             )
 
+    def check_any_read(self) -> None:
+        """Refuse data of which nothing was read.
+
+        Raises:
+            SecateurError: there was nothing, or all of it has been skipped.
+        """
+        if not self.read:
+            raise SecateurError(
+                f"there is nothing to hear ({self.summary()}): give data with audio that can be read"
+            )
+
     def summary(self) -> str:
         """One line for the end of a run, such as `skipped 2 of 462: a.wav: is empty (0 bytes); ...`."""
         if not self.skipped:

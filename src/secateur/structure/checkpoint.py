@@ -14,19 +14,35 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import SecateurError, reason
 from secateur.models import conformer
+from secateur.models.kinds import HEARD
 from secateur.structure import surgery
-from secateur.structure.plan import PruningPlan
+from secateur.structure.plan import FORMAT, PruningPlan
 from secateur.structure.slicing import dense_class
 
 PLAN = "plan.json"
+
+# Every file that a result may hold, those of any tokenizer of a CTC model and what a killed writer left included: an earlier
+# result is replaced only where there is nothing else.
+RESULT = """
+    config.json generation_config.json model*.safetensors model.safetensors.index.json
+    plan.json modeling_pruned.py surgery.py conformer.py
+    preprocessor_config.json tokenizer*.json special_tokens_map.json added_tokens.json
+    vocab.json vocab.txt tokenizer.model spiece.model sentencepiece.bpe.model
+    run.yaml report.json report.html test.jsonl .*.partial
+""".split()
+
+# What SpecAugment puts in the place of frames that it masks; published checkpoints of wav2vec 2.0 lack it.
+ONLY_TRAINED_WITH = "masked_spec_embed"
 
 FROM_TRANSFORMERS = """\
 from transformers import {dense}
@@ -102,7 +118,7 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     Full-size weights of a pruned model are never in memory.
 
     Raises:
-        SecateurError: there is no checkpoint, it is damaged, or it is of a class without a CTC head.
+        SecateurError: there is no checkpoint, it is damaged, or it is of a kind that cannot be heard.
     """
     source = str(folder)
     try:
@@ -124,20 +140,20 @@ def load_model(folder: str | Path) -> PreTrainedModel:
         other_shapes = "ignore_mismatched_sizes" in str(error)
         why = "their shapes are not those that its config.json describes" if other_shapes else reason(error)
         raise SecateurError(f"{source}: the weights do not load: {why}") from None
-    if report["missing_keys"]:
-        raise SecateurError(
-            f"{source}: the checkpoint lacks {min(report['missing_keys'])}, so the model is not whole"
-        )
+    lacking = {name for name in report["missing_keys"] if not name.endswith(ONLY_TRAINED_WITH)}
+    if lacking:
+        raise SecateurError(f"{source}: the checkpoint lacks {min(lacking)}, so the model is not whole")
+    for name in report["missing_keys"]:
+        torch.nn.init.zeros_(model.get_parameter(name))
     loaded: PreTrainedModel = model.eval()
     return loaded
 
 
 def _model_class(source: str, config: PreTrainedConfig) -> Any:
     """The class of the CTC model that a configuration describes, which may be a pruned one."""
-    if type(config) not in AutoModelForCTC._model_mapping:
+    if config.model_type not in HEARD:
         raise SecateurError(
-            f"{source} is a {config.model_type} model; supported are CTC models (Conformer, Parakeet-CTC, wav2vec 2.0 and "
-            "their kin)"
+            f"{source} is a {config.model_type} model; supported are CTC models of the kinds {', '.join(sorted(HEARD))}"
         )
     known = AutoModelForCTC._model_mapping[type(config)]
     dense = known[0] if isinstance(known, tuple) else known
@@ -176,9 +192,30 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 def check_free(folder: Path) -> None:
     """Refuse a place that holds anything but an earlier result."""
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / PLAN).is_file():
+        held = sorted(folder.iterdir())
+        if held and not _is_result(folder):
             raise SecateurError(
                 f"{folder} holds something else than a pruned model; give a new or an empty folder"
             )
+        for path in held:
+            if not (path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in RESULT)):
+                raise SecateurError(
+                    f"{folder} holds {path.name} beside a pruned model, which would be lost; move it, or give a new or an "
+                    "empty folder"
+                )
     elif folder.exists():
         raise SecateurError(f"{folder} is a file; give a new or an empty folder")
+
+
+def _is_result(folder: Path) -> bool:
+    plan, config = (_json(folder / name) for name in (PLAN, "config.json"))
+    return plan.get("format") == FORMAT and "secateur_structure" in config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -10,7 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 FRAMES_PER_SECOND = 100
-"""Feature frames of models that hear mel features: a hop of 10 ms, as NeMo's and transformers' extractors have it."""
+"""Feature frames of models that hear mel features: a hop of 10 ms, as NeMo's and transformers' extractors have it.
+
+`secateur.load` refuses models that are given more or fewer a second, for which no count of what they do would be true.
+"""
 
 SAMPLES_PER_SECOND = 16000
 """Samples of models that hear the waveform itself."""
@@ -48,17 +51,20 @@ def macs_by_module(model: PreTrainedModel, seconds: float) -> dict[str, int]:
     return {"": counter.get_total_flops() // 2} | {name: count // 2 for name, count in flops.items()}
 
 
+def inputs_per_second(model: PreTrainedModel) -> int:
+    """Feature frames, or samples, that a second of audio counts as."""
+    return FRAMES_PER_SECOND if model.main_input_name == "input_features" else SAMPLES_PER_SECOND
+
+
 def example_input(model: PreTrainedModel, seconds: float, batch: int = 1) -> dict[str, Tensor]:
     """Zeros in the shape, on the device and in the precision that ``model`` hears, without padding.
 
     [batch, frames, mel bins] for models of mel features, [batch, samples] for models of waveforms.
     """
     config = getattr(model.config, "encoder_config", model.config)
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = (batch, round(seconds * inputs_per_second(model)))
     if model.main_input_name == "input_features":
-        shape = (batch, round(seconds * FRAMES_PER_SECOND), config.num_mel_bins)
-    else:
-        shape = (batch, round(seconds * SAMPLES_PER_SECOND))
+        shape = (*shape, config.num_mel_bins)
     return {model.main_input_name: torch.zeros(shape, dtype=model.dtype, device=model.device)}
 
 

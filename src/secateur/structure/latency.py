@@ -114,7 +114,7 @@ class Part:
         name: as in `part_times`.
         work: the multiply-accumulates in it, or where there are none, its parameters.
         needs: the groups without any unit of which it is gone.
-        make: equal for parts that are built alike, and hence take the same time.
+        make: equal for parts that are built alike, and hence take the same time for the same work.
     """
 
     name: str
@@ -147,9 +147,14 @@ class Latency:
         counts = [counts_of(groups, plan.counts()) for plan in plans]
         works = torch.stack([self._work(each) for each in counts], dim=1).tolist()
         presents = torch.stack([self._present(each) for each in counts], dim=1).tolist()
+        # Of parts built alike, one may be held where another shrinks.
+        kinds = [
+            (part.make, tuple(work), tuple(present))
+            for part, work, present in zip(parts, works, presents, strict=True)
+        ]
         alike: dict[Hashable, list[str]] = {}
-        for part in parts:
-            alike.setdefault(part.make, []).append(part.name)
+        for part, kind in zip(parts, kinds, strict=True):
+            alike.setdefault(kind, []).append(part.name)
 
         # [parts, nodes]: where the segments of each curve start, the time there, and how it rises from there.
         shape = len(parts), len(plans)
@@ -157,8 +162,8 @@ class Latency:
         self._nodes = torch.full(shape, torch.inf, dtype=torch.double)
         self._times = torch.zeros(shape, dtype=torch.double)
         self._slopes = torch.zeros(shape, dtype=torch.double)
-        for row, part in enumerate(parts):
-            seconds = [fmean(of_plan[name] for name in alike[part.make]) for of_plan in times]
+        for row, kind in enumerate(kinds):
+            seconds = [fmean(of_plan[name] for name in alike[kind]) for of_plan in times]
             self._gone[row], x, y = _curve(works[row], presents[row], seconds)
             self._nodes[row, : len(x)], self._times[row, : len(x)] = x, y
             if len(x) > 1:
@@ -284,10 +289,11 @@ def latency_cost(
 
 
 def _plans(groups: Groups) -> list[PruningPlan]:
-    """What is measured: every group at each of `WIDTHS`, and the last without its modules on residual branches."""
+    """What is measured: every group at each of `WIDTHS`, and the last without the modules that may go."""
     units = {name: group for name, group in groups.items() if name not in {*groups.branches, *groups.layers}}
     kept = [{name: range(_units_at(width, group)) for name, group in units.items()} for width in WIDTHS]
-    bare = {**kept[-1], **dict.fromkeys(groups.branches, range(0))}
+    may_go = [name for name in groups.branches if groups[name].min_units == 0]
+    bare = {**kept[-1], **dict.fromkeys(may_go, range(0))}
     return [PruningPlan.keep(groups, each) for each in [*kept, bare]]
 
 

@@ -222,7 +222,12 @@ def _parse_ranges(name: str, text: object, source: str) -> tuple[tuple[int, ...]
             f'{source} is damaged: {name} keeps {text!r}, which does not read like "0-11,13 of 704"'
         )
     size = int(match[2])
-    runs = [] if match[1] == "none" else [run.partition("-") for run in match[1].split(",")]
-    bounds = [(int(first), int(last or first)) for first, _, last in runs]
-    units = {unit for first, last in bounds for unit in range(first, min(last, size) + 1)}
+    units: set[int] = set()
+    for run in [] if match[1] == "none" else match[1].split(","):
+        first, _, last = run.partition("-")
+        if not int(first) <= int(last or first) < size:
+            raise SecateurError(
+                f"{source} is damaged: {name} keeps {run} of {size} units, which are 0 to {size - 1}"
+            )
+        units.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(units)), size
