@@ -60,3 +60,10 @@ def make_folder(folder: Path, *, instead: str = "choose another place") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SecateurError(f"{folder} cannot be made: {reason(error)}; {instead}") from None
+
+
+def share_weights(folder: str | Path) -> None:
+    """Let weights be read by whoever may read the configuration beside them: safetensors writes for its owner alone."""
+    mode = (Path(folder) / "config.json").stat().st_mode
+    for weights in Path(folder).glob("*.safetensors"):
+        weights.chmod(mode)

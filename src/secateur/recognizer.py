@@ -20,6 +20,7 @@ from transformers import (
 
 from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError, reason
+from secateur.files import share_weights
 from secateur.models.conformer import frame_mask
 from secateur.models.kinds import pads_cleanly
 from secateur.speech.audio import audio_blocks
@@ -186,6 +187,7 @@ class Recognizer:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, the feature extractor and the tokenizer as a transformers checkpoint, without pickle."""
         self.model.save_pretrained(folder)
+        share_weights(folder)
         self.features.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -112,6 +112,8 @@ def test_transcribe_names_what_it_cannot_read_and_goes_on(
     assert len(json.loads(result.stdout)) == 1
     assert "skipped 1 of 2: " in result.stderr
     assert str(broken) in result.stderr
+    # What is printed is as it would have been had all been read.
+    assert run("transcribe", model, broken, speech / "1.wav").stdout.startswith(f"{speech / '1.wav'}: ")
 
 
 def test_transcribe_keeps_what_it_heard_of_a_long_recording_when_nothing_else_can_be_read(

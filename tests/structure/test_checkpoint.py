@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import LasrCTCConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2BertConfig, WhisperConfig
 
 from secateur.errors import SecateurError
+from secateur.structure import checkpoint
 from secateur.structure.checkpoint import load_model, new_folder, save_pruned
 from secateur.structure.groups import find_groups
 from secateur.structure.plan import PruningPlan
@@ -48,6 +49,8 @@ def test_the_folder_holds_the_model_its_plan_and_the_code_that_rebuilds_it(
         "surgery.py",
     ]
     assert names(tmp_path) == ["out"]
+    # Who may read one file of it may read all.
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
 
 
 def test_a_dense_model_loads_the_same_way(make_model: MakeModel, inputs_for: Inputs, tmp_path: Path) -> None:
@@ -211,6 +214,19 @@ def damage(folder: Path, how: str) -> None:
         config["secateur_structure"] = {}
     if how != "no configuration":
         (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub_is_said_to_be_missing_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setattr(checkpoint.AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(
+        SecateurError, match="there is no file or folder smaler here, and as a name on the Hugging"
+    ):
+        load_model("smaler")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def transcribe(
                 progress=progress,
                 tell=lambda utterance, transcript: heard.append((utterance, transcript)),
             )
-        alone = len(heard) == 1
+        alone = len(heard) == 1 and not skips.skipped
         tell_skips(skips)
     finally:
         # All, in the order of the files; or what had been heard when it was stopped.

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import SecateurError, reason
+from secateur.files import share_weights
 from secateur.models import conformer
 from secateur.models.kinds import HEARD
 from secateur.structure import surgery
@@ -99,6 +100,7 @@ def save_pruned(
         modeling, carried = FROM_TRANSFORMERS, [surgery]
     with new_folder(folder) as partial:
         model.save_pretrained(partial)
+        share_weights(partial)
         settings = json.loads((partial / "config.json").read_text(encoding="utf-8")) | {"auto_map": auto_map}
         (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         (partial / "modeling_pruned.py").write_text(
@@ -124,9 +126,10 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        raise SecateurError(
-            f"{source} is no checkpoint that transformers can read: {reason(error)}"
-        ) from None
+        what = f"{source} is no checkpoint that transformers can read"
+        if not Path(source).exists():
+            what = f"there is no file or folder {source} here, and as a name on the Hugging Face Hub it does not load"
+        raise SecateurError(f"{what}: {reason(error)}") from None
     model_class = _model_class(source, config)
     # No pickle is read from a folder of ours; transformers reads other ones' in its safe mode.
     safe = {"use_safetensors": True} if hasattr(config, "secateur_structure") else {}
