@@ -29,13 +29,14 @@ def places(line: str) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize(
-    "values", [(0.0, 1.0), (3.0, 3.0), (0.0, 0.0), (-2.0, 5.0), (1e-7, 3e-7), (12.0, 13.1)]
+    "values", [(0.0, 1.0), (3.0, 3.0), (0.0, 0.0), (-2.0, 5.0), (1e-7, 3e-7), (12.0, 13.1), (0.4988, 0.5013)]
 )
 def test_an_axis_holds_its_values_between_round_marks(values: tuple[float, ...]) -> None:
     axis = Axis.over(values)
     assert axis.low <= min(values) <= max(values) <= axis.high
     assert 2 <= len(axis.marks) <= 8
     assert all(0 <= axis.share(value) <= 1 for value in values)
+    assert len({f"{mark:.3g}" for mark in axis.marks}) == len(axis.marks)
 
 
 def test_values_of_different_orders_get_a_logarithmic_axis() -> None:

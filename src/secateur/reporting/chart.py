@@ -62,8 +62,12 @@ class Axis:
             last = min(mark for mark in marks if mark >= high / NEAR)
             return cls(first, last, tuple(m for m in marks if first <= m <= last), logarithmic=True)
         low = 0.0 if zero and low > 0 else low
-        if high == low:
-            low, high = (low - 1, high + 1) if low <= 0 else (0.9 * low, 1.1 * high)
+        # Marks have three figures, and must not look alike.
+        short = 0.04 * max(abs(low), abs(high)) - (high - low)
+        if high == low == 0:
+            low, high = -1.0, 1.0
+        elif short > 0:
+            low, high = low - short / 2, high + short / 2
         raw = (high - low) / 4
         magnitude = 10.0 ** math.floor(math.log10(raw))
         step = min((m * magnitude for m in (1, 2, 2.5, 5, 10)), key=lambda each: abs(each - raw))
