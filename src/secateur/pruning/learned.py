@@ -36,7 +36,7 @@ class Learned:
         distillation: what the loss is made of.
         transcripts: whether the task loss takes transcripts where there are any; else always what the teacher hears.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
-        validations: how often the word error rate is measured in each phase; 0: never, and the last model is kept.
+        validations: how often the word error rate is measured in the last phase; 0: never, and the last model is kept.
         valid_utterances: on so many; where nothing is transcribed, against what the unpruned model hears in as many of the training
             speech, or a twentieth of it, which are set aside; where that is less than twenty, nothing is validated.
     """
