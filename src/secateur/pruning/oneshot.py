@@ -52,7 +52,7 @@ class OneShot:
     """
 
     score: str = "obs"
-    score_minutes: float = 10.0
+    score_minutes: float = 20.0
     trials: int = 0
     reconstruct_minutes: float = 60.0
     uniform: bool = False
