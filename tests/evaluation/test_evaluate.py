@@ -118,7 +118,9 @@ def test_a_limit_takes_the_first_utterances(folder):
 
 def test_speech_without_transcripts_is_refused_by_name_and_a_way_out(folder):
     (folder / "mid.txt").unlink()
-    with pytest.raises(SecateurError, match=r"mid\.wav has no transcript.*use `transcribe`"):
+    with pytest.raises(
+        SecateurError, match=r"mid\.wav has no transcript to measure on: give transcribed speech"
+    ):
         evaluate(ScriptedRecognizer(HEARD), folder)
 
 
@@ -130,9 +132,10 @@ def test_a_transcript_that_says_nothing_makes_what_is_heard_insertions(folder):
 
 def test_what_cannot_be_read_is_counted_and_the_rest_is_scored(folder):
     (folder / "mid.wav").write_bytes(b"RIFF....WAVEnothing")
-    skips = SkipLog()
-    evaluation = evaluate(ScriptedRecognizer(HEARD), folder, skips=skips)
+    skips, told = SkipLog(), list[str]()
+    evaluation = evaluate(ScriptedRecognizer(HEARD), folder, skips=skips, tell=told.append)
     assert evaluation.skipped == skips.skipped == 1
+    assert ["of the speech to measure on: skipped 1 of 3" in sentence for sentence in told] == [True]
     assert [row.id for row in evaluation.rows] == ["long", "tiny"]
     with pytest.raises(SecateurError, match="mid"):
         evaluate(ScriptedRecognizer(HEARD), folder, skips=SkipLog(limit=0, share=0))

@@ -117,7 +117,7 @@ def test_a_rate_may_be_written_without_a_dot(tmp_path: Path) -> None:
         ({"learned": {"search_share": 2.0}}, "search_share is 2.0; give 0 to 1"),
         (
             {"oneshot": {"reconstruct_minutes": -1.0}},
-            "10 minutes to score on and -1 to refit on make no sense",
+            "20 minutes to score on and -1 to refit on make no sense",
         ),
         ({"audio_seconds": 0.0}, "audio_seconds is 0.0; give a finite number above 0"),
         ({"valid_limit": 0}, "valid_limit is 0; give 1 or more"),

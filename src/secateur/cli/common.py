@@ -100,7 +100,7 @@ speech_options = _together(
     click.option(
         "--score-minutes",
         type=click.FloatRange(0, min_open=True),
-        default=10.0,
+        default=20.0,
         show_default=True,
         help="Audio that the score looks at.",
     ),
