@@ -7,14 +7,13 @@ Pruned on `fit` as untranscribed audio, decided on `valid`, measured on `test` t
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
+from benchmarks.record import OUT, Figures, argument_parser, is_recorded, model_file, parse, record, speech
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import CompareSettings, compare, run_name
@@ -67,15 +66,6 @@ def told(run: PruneSettings) -> Figures:
     return {name: run.plain()[name] for name in ("oneshot", "learned")}
 
 
-def is_recorded(result: Path, method: str, budget: str, options: argparse.Namespace) -> bool:
-    """Whether a row has a result that was made as it would be made now."""
-    if not result.exists():
-        return False
-    settings = settings_of(method, budget, options).run(method, budget)
-    known = json.loads(result.read_text(encoding="utf-8"))["figures"]["settings"]
-    return bool(known == told(settings))
-
-
 def comparable(results: Sequence[Figures]) -> list[Figures]:
     """Of rows' results, as they lie in their files, those of the first seed that were made as the newest of them was."""
 
@@ -108,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for budget in read_budgets(options.keep):
         for method in options.methods:
             name = PREFIX + run_name(method, budget) + (f"_seed{options.seed}" if options.seed else "")
-            if not options.again and is_recorded(options.results / f"{name}.json", method, budget, options):
+            made = told(settings_of(method, budget, options).run(method, budget))
+            if not options.again and is_recorded(options.results / f"{name}.json", settings=made):
                 continue
             folder = models / f"seed{options.seed}"
             try:

@@ -82,6 +82,14 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     return options
 
 
+def is_recorded(result: Path, **made: Figures) -> bool:
+    """Whether there is a result whose figures say that it was made so."""
+    if not result.exists():
+        return False
+    known = json.loads(result.read_text(encoding="utf-8"))["figures"]
+    return all(known.get(name) == value for name, value in made.items())
+
+
 def record(
     name: str,
     measure: Callable[[], Figures],

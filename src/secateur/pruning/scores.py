@@ -56,9 +56,10 @@ def magnitude(model: PreTrainedModel, groups: Groups, _: Statistics) -> dict[str
 def wanda(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """By |W_oj| ||x_j||, summed over the outputs o of the consumer and the inputs j of a unit.
 
-    From Sun et al. 2023 (arXiv 2306.11695), who compare single weights; sums of them judge structures. As they compare within
-    a layer and prune all layers alike, every group keeps the same fraction. The norm of the j-th input is over what the layer was given for one output frame, so that it does not grow with the audio. Groups
-    that no weight consumes (modules, layers, the query/key width) are not judged.
+    From Sun et al. 2023 (arXiv 2306.11695), who compare single weights; sums of them judge structures. As they compare
+    within a layer and prune all layers alike, every group keeps the same fraction. The norm of the j-th input is over what
+    the layer was given for one output frame, so that it does not grow with the audio. Groups that no weight consumes (modules, layers,
+    the query/key width) are not judged.
     """
     scores = {}
     for name, group in groups.items():
@@ -90,8 +91,8 @@ def taylor(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
 
     The first-order estimate of how much the loss changes when the gate closes (Molchanov et al. 2019, arXiv 1906.10771,
     with absolute values as Michel et al. 2019, arXiv 1905.10650, for heads). The loss is that of the labels that the
-    model thinks likeliest, frame by frame, where those authors have transcripts. A group's units and the whole are measured alike, so that
-    those of a module need not add up to it.
+    model thinks likeliest, frame by frame, where those authors have transcripts. A group's units and the whole are
+    measured alike, so that those of a module need not add up to it.
     """
     return {name: Elimination.by_harm(statistics.slopes[name]) for name in groups}
 

@@ -62,6 +62,7 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
     Raises:
         SecateurError: one of the folders holds no result or a damaged one.
     """
+    times = times or {}
     runs = [(letters, read(folder)) for letters, folder in zip(_letters(), folders, strict=False)]
     pictures = []
     for _, run in runs:
@@ -73,14 +74,14 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
     return render(
         "comparison.html",
         runs=[
-            (letters, run, _time(run, times or {}), drawn)
+            (letters, run, _time(run, times), drawn)
             for (letters, run), drawn in zip(runs, pictures, strict=True)
         ],
         unpruned=_unpruned([run for _, run in runs]),
         strides=len({run.report["before"]["params"] for _, run in runs if isinstance(run, Result)}) > 1,
         trained=[letters for letters, run in runs if isinstance(run, Training)],
         speech=_same([_measured(run) for _, run in runs if run.heard], ("words", "utterances", "normalise")),
-        charts=_trade_offs(runs, times or {}),
+        charts=_trade_offs(runs, times),
     )
 
 
