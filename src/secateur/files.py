@@ -10,6 +10,14 @@ from pathlib import Path
 from secateur.errors import SecateurError, reason
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder can be seen: what lies in a closed folder cannot, nor what no file can be called."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Where to write within the context what shall stand at ``path`` after it, in place of what stood there before.
@@ -38,10 +46,11 @@ def write_text(path: str | Path, text: str, *, instead: str = "free or name anot
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
         with whole(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            # Names of files need not be text; what stands for them then is what JSON has for it.
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SecateurError(f"{path} cannot be written: {reason(error)}; {instead}") from None
 

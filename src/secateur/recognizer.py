@@ -20,9 +20,10 @@ from transformers import (
 
 from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError, reason
-from secateur.files import share_weights
+from secateur.files import is_there, share_weights
 from secateur.models.conformer import frame_mask
 from secateur.models.kinds import pads_cleanly
+from secateur.models.precision import cast
 from secateur.speech.audio import audio_blocks
 
 Waveform = NDArray[np.float32]
@@ -208,21 +209,19 @@ def load(
     """
     from secateur.structure.counting import inputs_per_second
 
-    path = Path(source)
-    if path.is_file():
+    check_there(source)
+    path = Path(source).expanduser()
+    if is_there(path) and path.is_file():
         from secateur.models.nemo import read_nemo
 
         model, features, tokenizer = read_nemo(path)
-    elif path.exists() or not _looks_like_path(str(source)):
-        model, features, tokenizer = _read_pretrained(str(source))
     else:
-        raise SecateurError(
-            f"{source} does not exist; give a .nemo archive, a checkpoint folder or a hub name"
-        )
+        model, features, tokenizer = _read_pretrained(str(path if is_there(path) else source))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
-    recognizer = Recognizer(model.to(device=device, dtype=dtype), features, tokenizer)
+    cast(model, dtype)
+    recognizer = Recognizer(model.to(device=device), features, tokenizer)
     counted = inputs_per_second(model)
     if recognizer.inputs_per_second != counted:
         raise SecateurError(
@@ -230,6 +229,14 @@ def load(
             f"audio; supported are {counted}"
         )
     return recognizer
+
+
+def check_there(source: str | Path) -> None:
+    """Refuse a path where nothing is; what may be the name of a checkpoint on the hub is not asked for there."""
+    if not is_there(Path(source).expanduser()) and _looks_like_path(str(source)):
+        raise SecateurError(
+            f"{source} does not exist, or is closed to this user; give a .nemo archive, a checkpoint folder or a hub name"
+        )
 
 
 def _read_pretrained(

@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import Result
 
 import secateur.recognizer
@@ -82,6 +83,33 @@ def test_transcribe_tells_the_cuts_of_one_recording_apart(
     rows = json.loads(run("transcribe", model, tmp_path / "cuts.jsonl", "--json", "-").stdout)
     assert [(row["offset"], row["seconds"]) for row in rows] == [(0, 1), (1.5, 1)]
     assert len({row["id"] for row in rows}) == 2
+    lines = run("transcribe", model, tmp_path / "cuts.jsonl").stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{speech / '3.wav'} at {at} s" for at in ("0", "1.5")
+    ]
+
+
+def test_transcribe_hears_what_can_be_read_however_much_cannot(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    for number in range(12):
+        (tmp_path / f"{number}.wav").write_bytes(b"RIFF")
+    result = run("transcribe", model, tmp_path, speech / "1.wav", "--json", "-")
+    assert result.exit_code == 0
+    assert len(json.loads(result.stdout)) == 1
+    assert "skipped 12 of 13: " in result.stderr
+    assert all(str(tmp_path / f"{number}.wav") in result.stderr for number in range(12))
+
+
+def test_figures_are_written_before_anybody_may_stop_reading(
+    run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(secateur.cli.common, "put_out", closed)
+    run("transcribe", model, speech, "--json", tmp_path / "heard.json")
+    assert len(json.loads((tmp_path / "heard.json").read_text(encoding="utf-8"))) == 3
 
 
 @pytest.mark.parametrize("output", [(), ("--json", "-")])
@@ -146,10 +174,12 @@ def test_one_file_is_printed_as_text_alone_and_several_with_their_paths(run: Run
     [
         (("inspect", "nowhere.nemo"), "nowhere.nemo does not exist"),
         (("inspect", "MODEL", "--device", "abacus"), "'abacus'"),
+        (("inspect", "MODEL", "--device", "meta"), "'meta' is none of the devices that Secateur computes on"),
         (("inspect", "MODEL", "--json", "/no/such/folder/figures.json"), "/no/such/folder/figures.json"),
         (("inspect", "MODEL", "--seconds", "0.001"), "0.001 s"),
         (("evaluate", "MODEL", "--data", "nowhere"), "nowhere does not exist"),
         (("transcribe", "MODEL", "nowhere.wav"), "nowhere.wav does not exist"),
+        (("evaluate", "MODEL", "--data", ".", "--utterances", "-"), "--utterances writes to a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -176,6 +206,21 @@ def test_a_failure_of_ours_is_not_passed_off_as_a_wrong_request(
     result = run("inspect", model)
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nMore")]
+)
+def test_too_little_memory_is_one_sentence(
+    refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(secateur.recognizer, "load", fail)
+    said = refused("inspect", model)
+    assert "there is not enough memory (" in said
+    assert "give a smaller --batch-seconds" in said
 
 
 def test_ctrl_c_ends_with_a_sentence_and_exit_code_130(
@@ -250,6 +295,7 @@ def test_quiet_hides_the_progress_that_a_terminal_would_show(
 def test_what_was_heard_is_not_lost_with_what_comes_after(
     run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "nowhere").mkdir()
     measured = run(
         "evaluate",
         model,
@@ -263,6 +309,12 @@ def test_what_was_heard_is_not_lost_with_what_comes_after(
     assert measured.exit_code == 2
     assert "nowhere" in measured.stderr
     assert json.loads((tmp_path / "one.json").read_text())["utterances"] == 3
+    # What is not there is missed before the work.
+    early = run(
+        "evaluate", model, "--data", speech, "--against", tmp_path / "gone", "--json", tmp_path / "two.json"
+    )
+    assert f"{tmp_path / 'gone'} does not exist" in early.stderr
+    assert not (tmp_path / "two.json").exists()
     whole = json.loads(run("transcribe", model, speech, "--json", "-").stdout)
     batches = secateur.transcription.read_batches
 

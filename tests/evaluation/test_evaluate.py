@@ -130,6 +130,21 @@ def test_a_transcript_that_says_nothing_makes_what_is_heard_insertions(folder):
     assert evaluation.rows[-1].words == Counts(insertions=2)
 
 
+def test_speech_in_which_no_word_is_said_has_no_word_error_rate(folder):
+    for text in folder.glob("*.txt"):
+        text.write_text(" - ")
+    with pytest.raises(SecateurError, match="there is no word in the transcripts to measure on"):
+        evaluate(ScriptedRecognizer(HEARD), folder)
+
+
+def test_a_transcript_that_cannot_be_read_is_counted_and_the_rest_is_scored(folder):
+    (folder / "mid.txt").write_bytes("déjà".encode("latin-1"))
+    skips = SkipLog()
+    evaluation = evaluate(ScriptedRecognizer(HEARD), folder, skips=skips)
+    assert [row.id for row in evaluation.rows] == ["long", "tiny"]
+    assert "mid.txt cannot be read as UTF-8 text" in skips.summary()
+
+
 def test_what_cannot_be_read_is_counted_and_the_rest_is_scored(folder):
     (folder / "mid.wav").write_bytes(b"RIFF....WAVEnothing")
     skips, told = SkipLog(), list[str]()

@@ -18,6 +18,9 @@ from secateur.evaluation.normalise import NORMALISERS, normaliser
         ("cafe\u0301", "café"),
         ("ДА, конечно…", "да конечно"),
         ("...", ""),
+        ("\ufeffso\u00adft\u200b hyphens", "soft hyphens"),
+        ("cafe\u200b\u0301", "café"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
 def test_basic_lowers_case_and_drops_punctuation_but_keeps_apostrophes(text, expected):

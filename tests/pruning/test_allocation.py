@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.errors import SecateurError
-from secateur.pruning.allocation import TOLERANCE, allocate
+from secateur.pruning.allocation import TOLERANCE, allocate, check_possible
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.scores import Elimination
@@ -323,6 +323,12 @@ def test_an_impossible_budget_is_refused_with_the_smallest_possible_of_each(
     assert f"params={costs['params'](least) / 1e3:.4g}k" in str(refusal.value)
     with pytest.raises(SecateurError, match=r"smallest possible here is params=.* \(100%\)"):
         allocate(groups, {}, costs, Budget(params=0.5))
+    # What no scores can meet is known without any.
+    with pytest.raises(
+        SecateurError, match=r"the budget params=1%,macs=90% cannot be met: params=.* would stay if all went"
+    ):
+        check_possible(groups, costs, Budget(params=0.01, macs=0.9))
+    check_possible(groups, costs, Budget(params=0.5))
 
 
 def test_scores_for_another_model_are_a_mistake_of_the_caller(make_recognizer: MakeRecognizer) -> None:

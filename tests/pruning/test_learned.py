@@ -142,6 +142,20 @@ def test_gates_learn_another_plan_than_scores_decided(settings: MakeSettings) ->
     assert searched != decided
 
 
+def test_layers_that_scores_took_away_can_stay_away_in_the_search(
+    settings: MakeSettings, save_conformer: Callable[..., Path]
+) -> None:
+    deep = save_conformer(layers=4)
+
+    def gone(*phases: str) -> set[str]:
+        kept = prune(replace(settings("params=70%", "layerdrop", phases=phases), model=deep)).plan.kept
+        return {name for name in kept if re.fullmatch(r"layers\.\d+", name) and not kept[name]}
+
+    # Of the second one a part may come back, where all of it is more than the budget asks for.
+    assert len(gone("start")) == 2
+    assert gone("start", "search") & gone("start")
+
+
 def test_recovery_brings_the_pruned_model_nearer_to_the_unpruned_one(settings: MakeSettings) -> None:
     phases = ("start", "recover")
     history = prune(settings("params=50%", phases=phases, steps=60, rate=3e-3, augment="none")).report[

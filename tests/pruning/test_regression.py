@@ -123,6 +123,15 @@ def test_half_precision_is_summed_in_single_precision() -> None:
     assert torch.allclose(layer.weight.double(), weight, atol=0.02)
 
 
+def test_a_pull_that_half_precision_has_no_number_for_pulls_all_the_same() -> None:
+    layer = nn.Linear(4, 2).half()
+    before = layer.weight.detach().clone()
+    x, y = 100 * frames(3000, 4, 0, torch.half), frames(3000, 2, 1, torch.half)
+    refit(layer, x, y, ridge=100.0)
+    assert layer.weight.isfinite().all()
+    assert torch.allclose(layer.weight, before, atol=0.02)
+
+
 RIDGES = [1e-4, 1e-2, 1.0, 100.0]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -102,10 +103,49 @@ def test_a_folder_of_audio_is_read_at_any_depth_in_sorted_order_with_the_texts_b
     ]
 
 
-def test_a_text_beside_audio_that_is_not_text_is_skipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [".", "a.wav"])
+def test_audio_beside_a_text_that_is_none_is_there_to_be_heard(tmp_path: Path, data: str) -> None:
     sound(tmp_path / "a.wav")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    assert len(reasons(open_corpus(tmp_path))) == 1
+    (utterance,) = open_corpus(tmp_path / data)
+    assert utterance.text is None
+    assert "a.txt cannot be read as UTF-8 text" in str(utterance.flaw)
+
+
+def test_links_to_folders_are_followed_into_each_folder_once(tmp_path: Path) -> None:
+    sound(tmp_path / "elsewhere" / "deep" / "a.wav")
+    speech = tmp_path / "speech"
+    sound(speech / "b.wav")
+    (speech / "one").symlink_to(tmp_path / "elsewhere")
+    (speech / "two").symlink_to(tmp_path / "elsewhere" / "deep")
+    (tmp_path / "elsewhere" / "back").symlink_to(speech)
+    assert [each.id for each in open_corpus(speech)] == ["b", "two/a"]
+
+
+def test_a_name_that_is_no_text_is_that_of_a_file_all_the_same(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    try:
+        sound(tmp_path / "a.wav").rename(tmp_path / name)
+    except OSError:
+        pytest.skip("this system has names that are text only")
+    assert audio_seconds(tmp_path / name) == pytest.approx(0.1)
+
+
+def test_a_list_that_is_longer_than_a_name_may_be_is_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(tmp_path / "a.wav")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(open_corpus(",".join(["a.wav"] * 100)))) == 100
+
+
+def test_a_name_in_the_home_folder_may_begin_with_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(tmp_path / "a.wav")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert [each.path for each in open_corpus("~/a.wav")] == [tmp_path / "a.wav"]
 
 
 def test_one_audio_file_is_a_corpus(tmp_path: Path) -> None:
@@ -246,7 +286,10 @@ def test_several_kinds_of_data_are_one_corpus_in_their_order(tmp_path: Path) -> 
     assert len(list(both)) == 4
     assert len(list(open_corpus(f"{tmp_path / 'one'},{lines}", limit=1))) == 1
     assert [each.id for each in open_corpus(str(tmp_path / "with, comma"))] == ["c"]
-    with pytest.raises(SecateurError, match="nothing there does not exist: give a LibriSpeech folder"):
+    with pytest.raises(
+        SecateurError,
+        match="nothing there does not exist, or is closed to this user: give a LibriSpeech folder",
+    ):
         open_corpus(f"{tmp_path / 'one'},nothing there")
 
 
@@ -283,7 +326,7 @@ def test_what_is_no_corpus_is_refused_in_one_sentence_that_says_what_was_looked_
     manifest(tmp_path / "other.jsonl", {"path": "a.wav"})
     manifest(tmp_path / "array.json", '[{"audio_filepath": "a.wav"}]')
     for name, message in {
-        "nothing": "does not exist: give a LibriSpeech folder",
+        "nothing": "does not exist, or is closed to this user: give a LibriSpeech folder",
         "empty": "holds no audio file at any depth",
         "texts": "holds no audio file at any depth",
         "model.bin": "is none of what was looked for: give a LibriSpeech folder",

@@ -14,7 +14,7 @@ from transformers import LasrCTCConfig, PreTrainedConfig, PreTrainedModel, Wav2V
 
 from secateur.errors import SecateurError
 from secateur.structure import checkpoint
-from secateur.structure.checkpoint import load_model, new_folder, save_pruned
+from secateur.structure.checkpoint import check_free, load_model, new_folder, save_pruned
 from secateur.structure.groups import find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
@@ -119,6 +119,69 @@ def test_what_was_put_beside_an_earlier_result_is_named_and_left_alone(
     with pytest.raises(SecateurError, match=rf"out holds {mine.strip('/')} beside a pruned model"):
         save_pruned(*pruned, tmp_path / "out")
     assert names(tmp_path / "out") == before
+
+
+def test_what_file_managers_leave_is_nobodys(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path
+) -> None:
+    save_pruned(*pruned, tmp_path / "out")
+    (tmp_path / "out" / ".DS_Store").touch()
+    save_pruned(*pruned, tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("how", ["busy", "filled meanwhile"])
+def test_a_result_that_cannot_be_moved_to_its_place_is_kept_beside_it(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    out = tmp_path / "out"
+    save_pruned(*pruned, out)
+    rename = Path.rename
+
+    def busy(self: Path, target: Path) -> Path:
+        if self == out:
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    def beside(_: Path) -> None:
+        if how == "busy":
+            monkeypatch.setattr(Path, "rename", busy)
+        else:
+            (out / "notes.md").touch()
+
+    with pytest.raises(
+        SecateurError, match="the result is whole in .*partial-[0-9]*, but could not be moved to"
+    ):
+        save_pruned(*pruned, out, beside=beside)
+    (kept,) = tmp_path.glob("out.partial-*")
+    assert names(tmp_path) == ["out", kept.name]
+    load_model(kept)
+    load_model(out)
+
+
+def test_a_place_where_a_disk_is_mounted_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(
+        SecateurError,
+        match="is where a disk is mounted, and cannot be replaced as a whole; give a folder in it",
+    ):
+        check_free(tmp_path)
+    check_free(tmp_path / "out")
+
+
+def test_a_place_that_is_closed_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SecateurError, match="file is a file, so that there can be no "):
+        check_free(tmp_path / "file" / "out")
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    with pytest.raises(
+        SecateurError, match="out cannot be written: .* is closed to this user; choose another place"
+    ):
+        check_free(tmp_path / "deep" / "out")
 
 
 @pytest.mark.parametrize(

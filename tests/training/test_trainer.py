@@ -238,6 +238,21 @@ def test_steps_are_planned_so_that_data_steps_and_validations_fit_the_time(
     assert sum("WER" in row for row in trainer.progress.history) == 4
 
 
+def test_validations_fit_the_time_though_the_first_comes_after_the_last_look(clock: Clock) -> None:
+    def validate() -> float:
+        clock.passes(100.0)
+        return 0.5
+
+    trained(
+        LeastSquares(during=lambda _: clock.passes(20.0)),
+        Length(seconds=900.0),
+        loop={"validations": 4, "validates_untrained": False},
+        validate=validate,
+    )
+    # At 20 s a step 45 were planned, and the first validation came after 11.
+    assert clock.now - 100.0 <= 900.0
+
+
 def test_time_that_is_too_short_still_gives_some_steps(clock: Clock) -> None:
     trainer = trained(LeastSquares(during=lambda _: clock.passes(10.0)), Length(seconds=1.0))
     assert trainer.progress.step == trainer.progress.total == LOOKS[0]

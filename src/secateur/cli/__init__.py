@@ -9,7 +9,7 @@ import click
 from secateur import __version__
 from secateur.cli import compare, demo, evaluate, inspect, prune, report, train, transcribe
 from secateur.cli.common import say
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
 
 INTERRUPTED = 130  # 128 and the signal's number, as shells have it.
 
@@ -31,6 +31,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except SecateurError as error:
             raise Refusal(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            # By its name, as PyTorch takes a second to import and may not have been.
+            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+                raise
+            raise Refusal(
+                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): give a smaller --batch-seconds, or make room"
+            ) from error
         except KeyboardInterrupt as interrupt:
             say(str(interrupt) or "stopped by Ctrl-C before the end, so there is no result")
             ctx.exit(INTERRUPTED)

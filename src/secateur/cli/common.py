@@ -34,21 +34,33 @@ def usable_device(_context: click.Context, _option: click.Parameter, name: str) 
     import torch
 
     try:
-        torch.empty(0, device=name)
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
         raise SecateurError(
             f"PyTorch cannot compute on {name!r} here: give --device cpu, or cuda where it sees a GPU"
         ) from None
+    if device.type not in ("cpu", "cuda"):
+        # Others lack double precision, or tell no times.
+        raise SecateurError(
+            f"{name!r} is none of the devices that Secateur computes on: give --device cpu or cuda"
+        )
     return name
 
 
-def writable_file(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+def writable_file(_context: click.Context, option: click.Parameter, name: str | None) -> str | None:
     """Refuse before the work rather than after it."""
-    if name is not None and name != STANDARD_OUTPUT:
+    if name == STANDARD_OUTPUT:
+        raise SecateurError(f"{option.opts[0]} writes to a file: give the name of one")
+    if name is not None:
         path = Path(name).absolute()
         if path.is_dir() or not path.parent.is_dir():
             raise SecateurError(f"{name} cannot be written: give a file in a folder that exists")
     return name
+
+
+def writable_output(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    """The same where standard output will do."""
+    return name if name == STANDARD_OUTPUT else writable_file(context, option, name)
 
 
 def names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -57,7 +69,7 @@ def names(_context: click.Context, _option: click.Parameter, text: str) -> tuple
 
 
 device_option = click.option(
-    "--device", default="cpu", callback=usable_device, help="Where the model computes: cpu, cuda, ..."
+    "--device", default="cpu", callback=usable_device, help="Where the model computes: cpu, cuda, cuda:1."
 )
 dtype_option = click.option(
     "--dtype",
@@ -73,7 +85,7 @@ json_option = click.option(
     "--json",
     "json_file",
     metavar="FILE",
-    callback=writable_file,
+    callback=writable_output,
     help="Write the figures to FILE; - is standard output, and nothing else goes there.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
@@ -257,7 +269,11 @@ def put_out(text: str) -> None:
         SecateurError: it cannot take it; but a reader that has seen enough is nobody's fault.
     """
     try:
-        click.echo(text)
+        try:
+            click.echo(text)
+        except UnicodeEncodeError as error:
+            # A terminal or a file of another alphabet, or a file's name that is no text.
+            click.echo(text.encode(error.encoding, "replace").decode(error.encoding))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -272,6 +288,9 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
     if json_file == STANDARD_OUTPUT:
         put_out(text)
         return
+    if json_file is not None:
+        # First: whoever reads the rest may have seen enough.
+        write_text(json_file, f"{text}\n")
     # Where nobody looks, nothing should be wrapped.
     console = Console(width=None if sys.stdout.isatty() else 200)
     for each in shown:
@@ -280,5 +299,3 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
                 console.print(each)
             each = drawn_here.get().rstrip("\n")
         put_out(each)
-    if json_file is not None:
-        write_text(json_file, f"{text}\n")

@@ -39,7 +39,7 @@ PAGE = "compare.html"
     "--test", metavar="DATA", help="Transcribed speech to measure on, with which nothing is decided."
 )
 @click.option(
-    "--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid and --test."
+    "--limit", type=click.IntRange(1), help="Measure on the first N utterances of --valid and --test only."
 )
 @click.option(
     "--keep",

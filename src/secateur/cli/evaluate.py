@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     metavar="DATA",
     help="Transcribed speech, see above.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first N utterances only.")
 @click.option(
     "--normalise",
     type=click.Choice(["none", "basic", "english"]),
     default="basic",
     show_default=True,
-    help="What is not counted as an error: nothing; case and punctuation; spelling of numbers and the like, too.",
+    help="none: every difference is an error; basic: case and punctuation are not; english: nor is how numbers, contractions and "
+    "titles are spelled.",
 )
 @click.option(
     "--utterances",
@@ -76,12 +77,15 @@ def evaluate(
     from secateur.evaluation.comparison import compare
     from secateur.evaluation.evaluate import evaluate
     from secateur.progress import ProgressBar
+    from secateur.recognizer import check_there
     from secateur.reporting.evaluation import comparison_text, evaluation_table
     from secateur.speech.corpus import open_corpus
     from secateur.speech.skips import SkipLog
 
     check_apart(("--utterances", utterances), ("--json", json_file))
     corpus = open_corpus(data, limit=limit)
+    if against is not None:
+        check_there(against)
 
     def run(name: str) -> Evaluation:
         recognizer, skips = load_model(name, device, dtype, threads), SkipLog()

@@ -93,7 +93,7 @@ SCORES = (
 @click.option(
     "--valid", metavar="DATA", help="Transcribed speech to measure on: before, after and in between."
 )
-@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first N utterances of --valid only.")
 @click.option(
     "--method",
     type=click.Choice(["learned", "oneshot"]),

@@ -40,7 +40,7 @@ RENAMED = {"limit": "valid_limit"}
     help="Repeat the run of that run.yaml; options that are given go above it.",
 )
 @click.option("--valid", metavar="DATA", help="Transcribed speech to measure on: in between and after.")
-@click.option("--limit", type=click.IntRange(1), help="Measure on the first so many utterances of --valid.")
+@click.option("--limit", type=click.IntRange(1), help="Measure on the first N utterances of --valid only.")
 @click.option("--init", metavar="MODEL", help="Go on from that Conformer instead of random weights.")
 @click.option(
     "--size",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def transcribe(
 
     corpora = [open_corpus(file) for file in files]
     corpus = Corpus(lambda: chain.from_iterable(each.entries() for each in corpora))
-    recognizer, skips = load_model(model, device, dtype, threads), SkipLog()
+    recognizer, skips = load_model(model, device, dtype, threads), SkipLog(share=1.0, named=100)
     heard: list[tuple[Utterance, Transcript]] = []
     # What is one of several says whose it is; so does the first where others were to come.
     alone = False
@@ -58,8 +59,13 @@ def transcribe(
         tell_skips(skips)
     finally:
         # All, in the order of the files; or what had been heard when it was stopped.
+        # Of a recording that is heard in cuts, each says when it begins.
+        times = Counter(each.path for each, _ in heard)
         lines = [
-            transcript.text if alone else f"{each.path}: {transcript.text}" for each, transcript in heard
+            transcript.text
+            if alone
+            else f"{each.path}{f' at {each.offset:g} s' if times[each.path] > 1 else ''}: {transcript.text}"
+            for each, transcript in heard
         ]
         figures = [
             {"id": each.id, "path": str(each.path), "offset": each.offset, **transcript.to_json()}

@@ -58,7 +58,7 @@ def evaluate(
         tell: Told what could not be read, in a sentence, if there is any.
 
     Raises:
-        SecateurError: An utterance has no transcript, there are no utterances, or too many cannot be read.
+        SecateurError: An utterance has no transcript, no transcript has a word, there are no utterances, or too many cannot be read.
     """
     prepare = normaliser(normalise)
     skips = SkipLog() if skips is None else skips
@@ -83,6 +83,10 @@ def evaluate(
                 seconds = sum(row.seconds for row in scored)
                 progress.advance(len(scored), audio_seconds=seconds, WER=f"{words.rate:.2%}")
     wall_seconds = perf_counter() - start
+    if not words.reference:
+        raise SecateurError(
+            "there is no word in the transcripts to measure on: give speech in which something is said"
+        )
     if tell is not None and skips.skipped:
         tell(f"of the speech to measure on: {skips.summary()}")
     in_order = [rows[position] for position in sorted(rows)]
@@ -121,6 +125,9 @@ def _count(corpus: Corpus) -> int | None:
 
 def _transcribed(entries: Iterable[Utterance | Skipped]) -> Iterator[Utterance | Skipped]:
     for entry in entries:
+        if isinstance(entry, Utterance) and entry.flaw is not None:
+            yield Skipped(entry.id, entry.flaw)
+            continue
         if isinstance(entry, Utterance) and entry.text is None:
             raise SecateurError(f"{entry.path} has no transcript to measure on: give transcribed speech")
         yield entry

@@ -11,6 +11,8 @@ from secateur.errors import SecateurError
 Normaliser = Callable[[str], str]
 
 _APOSTROPHES = "'\u2019\u02bc"
+# Which of the characters that are not seen tell letters apart, in Persian and in scripts of India.
+_JOINERS = "\u200c\u200d"
 
 
 def normaliser(name: str) -> Normaliser:
@@ -20,7 +22,7 @@ def normaliser(name: str) -> Normaliser:
 
     - `none`: nothing else.
     - `basic`: lower case, Unicode NFC, every punctuation mark and symbol except the apostrophe becomes a
-      space. Enough where references are upper case (LibriSpeech) or punctuated, in any language.
+      space, and soft hyphens and the like, which are not seen, go. Enough where references are upper case (LibriSpeech) or punctuated, in any language.
     - `english`: Whisper's English normaliser as transformers ships it (Radford et al. 2022, appendix C):
       `basic` and spelled-out numbers, contractions, titles, fillers. transformers does not ship its table of
       British and American spellings, so `colour` and `color` stay different words.
@@ -43,11 +45,16 @@ def _collapse(text: str) -> str:
 def _scored_character(character: str) -> str:
     if character in _APOSTROPHES:
         return "'"
-    return " " if unicodedata.category(character)[0] in "PS" else character
+    category = unicodedata.category(character)
+    if category == "Cf" and character not in _JOINERS:
+        return ""
+    return " " if category[0] in "PS" else character
 
 
 def _basic(text: str) -> str:
-    return _collapse("".join(map(_scored_character, unicodedata.normalize("NFC", text.lower()))))
+    scored = "".join(map(_scored_character, unicodedata.normalize("NFC", text.lower())))
+    # Once more, as what stood between a letter and its accent may be gone.
+    return _collapse(unicodedata.normalize("NFC", scored))
 
 
 @cache

@@ -57,8 +57,8 @@ def allocate(
     space = Space(groups, scores, limited, np.array(list(limits.values())))
 
     if not space.meets(space.last):
-        smallest = zip(limits, limited, space.costs(space.last).tolist(), strict=True)
-        least = ", ".join(_amount(name, each, cost.dense, audio_seconds) for name, cost, each in smallest)
+        smallest = dict(zip(limits, space.costs(space.last).tolist(), strict=True))
+        least = _amounts(smallest, costs, audio_seconds)
         raise NoResultError(f"the budget {budget} cannot be met: the smallest possible here is {least}")
     at = _uniform(space) if uniform else _best(space)
     kept = {
@@ -66,6 +66,18 @@ def allocate(
         for (name, elimination), count in zip(scores.items(), space.kept(at).tolist(), strict=True)
     }
     return PruningPlan.keep(groups, kept)
+
+
+def check_possible(
+    groups: Groups, costs: Mapping[str, CostModel], budget: Budget, *, audio_seconds: float = 10.0
+) -> None:
+    """Refuse before the work a budget that no plan meets, whatever scores will say; the arguments are those of `allocate`."""
+    limits = budget.limits({name: cost.dense for name, cost in costs.items()}, audio_seconds=audio_seconds)
+    least = {name: group.counts()[0] for name, group in groups.items()}
+    smallest = {name: costs[name](least) for name in limits}
+    if any(smallest[name] > limit for name, limit in limits.items()):
+        stays = _amounts(smallest, costs, audio_seconds)
+        raise NoResultError(f"the budget {budget} cannot be met: {stays} would stay if all went that can")
 
 
 def _removable(groups: Groups, scores: Scores, uniform: bool) -> dict[str, Elimination]:
@@ -83,10 +95,13 @@ def _removable(groups: Groups, scores: Scores, uniform: bool) -> dict[str, Elimi
     return found
 
 
-def _amount(name: str, cost: float, dense: float, audio_seconds: float) -> str:
-    """A cost as a budget would say it, absolute and as a fraction: ``params=185.5k (1.41%)``."""
-    amount = cost / audio_seconds if name == "macs" else cost
-    return f"{name}={format_amount(name, amount)} ({100 * cost / dense:.3g}%)"
+def _amounts(amounts: Mapping[str, float], costs: Mapping[str, CostModel], audio_seconds: float) -> str:
+    """Costs as a budget would say them, absolute and as fractions: ``params=185.5k (1.41%)``."""
+    said = []
+    for name, cost in amounts.items():
+        amount = cost / audio_seconds if name == "macs" else cost
+        said.append(f"{name}={format_amount(name, amount)} ({100 * cost / costs[name].dense:.3g}%)")
+    return ", ".join(said)
 
 
 def _best(space: Space) -> Ints:

@@ -81,6 +81,7 @@ class LearnedMethod:
     Attributes:
         history: by phase, figures of its steps.
         schedule: has the seconds that each stage took.
+        minutes_heard: of speech, by the stage that they were scored or refitted on in; fewer where there were not as many.
         parts: of the way from the refitted weights to the recovered ones, with the error rate there; the result is where that is
             least. Nothing where there was no recovery, or no validation.
     """
@@ -111,6 +112,7 @@ class LearnedMethod:
         self.schedule = Schedule(settings, workspace)
         self.history: dict[str, list[dict[str, float]]] = {}
         self.parts: dict[float, float] = {}
+        self.minutes_heard: dict[str, float] = {}
         limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
@@ -157,9 +159,14 @@ class LearnedMethod:
                 self.progress.stage,
                 audio_seconds=self.audio_seconds,
             )
-            return decision.state(self.recognizer) | {"plan": decision.plan.to_json()}
+            return decision.state(self.recognizer) | {
+                "plan": decision.plan.to_json(),
+                "minutes": self.oneshot.minutes_scored,
+            }
 
         made = self.schedule.stage("start", make)
+        # What an earlier version began does not say, here and below.
+        self.minutes_heard["start"] = made.get("minutes", 0.0)
         known = Judgement.of(made, self.recognizer)
         return Decision(
             known.teacher, known.scores, PruningPlan.from_json(made["plan"]).resolved(self.groups)
@@ -177,11 +184,13 @@ class LearnedMethod:
         def make() -> dict[str, Any]:
             student = beginning()
             begin = opening(self.groups, decision.scores, decision.plan)
-            whole = self.groups.layers.keys() | self.groups.branches.keys()
+            coarse = self.groups.layers.keys() | self.groups.branches.keys()
+            # A module that scores took away must be able to stay away; none else needs a gate of its own.
+            gone = {name for name in decision.scores if not decision.plan.kept.get(name, (0,))}
             gated = [
                 name
                 for name, group in self.groups.items()
-                if len(group.counts()) > 1 and (self.settings.coarse or name not in whole)
+                if len(group.counts()) > 1 and (self.settings.coarse or name not in coarse or name in gone)
             ]
             gates = Gates(self.groups, gated, log_alpha=begin).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
@@ -238,9 +247,11 @@ class LearnedMethod:
             refit = "reconstruct" in self.settings.phases
             oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
             student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, sliced=sliced)
-            return {"model": student.model.state_dict()}
+            return {"model": student.model.state_dict(), "minutes": oneshot.reconstruct_minutes}
 
-        return self._sliced(plan, teacher, self.schedule.stage("reconstruct", make))
+        made = self.schedule.stage("reconstruct", make)
+        self.minutes_heard["reconstruct"] = made.get("minutes", 0.0)
+        return self._sliced(plan, teacher, made)
 
     def _recover(
         self, plan: PruningPlan, teacher: Recognizer, student: Recognizer, untrained: Recognizer

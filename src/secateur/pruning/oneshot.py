@@ -73,6 +73,11 @@ class OneShot:
         if self.seed < 0:
             raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")
 
+    @property
+    def minutes_scored(self) -> float:
+        """Audio that the score looks at; none where it looks at weights alone."""
+        return self.score_minutes if SCORES[self.score].needs else 0.0
+
 
 class Stages(Protocol):
     """Told which stage of the work has begun, and how much of it is done."""

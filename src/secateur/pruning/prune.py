@@ -15,12 +15,15 @@ from secateur.evaluation.comparison import compare
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
+from secateur.models.precision import cast
 from secateur.progress import ProgressBar
+from secateur.pruning.allocation import check_possible
 from secateur.pruning.budget import Budget
 from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import check_teacher
 from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
+from secateur.pruning.pace import in_time
 from secateur.pruning.settings import PruneSettings
 from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
 from secateur.recognizer import Recognizer, load
@@ -111,6 +114,7 @@ def prune(
             groups = settings.scope.groups(dense.model)
             teacher = None if settings.teacher is None else _teacher(settings.teacher, dense)
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
+            check_possible(groups, costs, budget, audio_seconds=settings.audio_seconds)
         scored: list[Evaluation] = []
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
@@ -121,7 +125,7 @@ def prune(
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
         else:
-            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log)
+            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log, tell)
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
@@ -194,6 +198,7 @@ class _Task:
         valid: Corpus | None,
         teacher: Recognizer | None,
         log: Callable[[str, Mapping[str, float]], None] | None,
+        tell: Callable[[str], object] | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
         dense = _in_full(self.dense)
@@ -205,10 +210,14 @@ class _Task:
                 skips=self.skips,
                 progress=self.progress.advance,
             )
-            rest, validate = self._validation(everything, valid, teacher or dense)
+            rest, held = self._held_out(everything, valid)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         with self.clock.time("prune"):
+            oneshot, learned = in_time(
+                settings.oneshot, settings.learned, dense, sample, float(everything.seconds.mean()), tell
+            )
+            validate = self._validation(learned.valid_utterances, valid, held, teacher or dense)
             run = LearnedMethod(
                 dense,
                 self.groups,
@@ -216,8 +225,8 @@ class _Task:
                 self.budget,
                 rest,
                 sample,
-                settings.oneshot,
-                settings.learned,
+                oneshot,
+                learned,
                 workspace,
                 self.progress,
                 teacher=teacher,
@@ -226,9 +235,10 @@ class _Task:
                 log=log,
             )
             plan, smaller = run.run()
-            smaller.model.to(self.dense.model.dtype)
+            cast(smaller.model, self.dense.model.dtype)
         told = {
             "audio_seconds": round(float(everything.seconds.sum()), 1),
+            "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
             "held_out": len(everything) - len(rest),
             "history": run.history,
             "phase_seconds": run.schedule.seconds,
@@ -236,18 +246,30 @@ class _Task:
         }
         return plan, smaller, told
 
-    def _validation(
-        self, pool: SpeechPool, valid: Corpus | None, teacher: Recognizer
-    ) -> tuple[SpeechPool, Validation | None]:
-        """The speech to train on, and how what is learned is validated: on transcripts, or on speech set aside for that."""
+    @property
+    def _validates(self) -> bool:
         learned = self.settings.learned
-        count = learned.valid_utterances if learned.validations else 0
-        if not count or not {"search", "recover"}.intersection(learned.phases):
+        trains = bool({"search", "recover"}.intersection(learned.phases))
+        return trains and learned.validations > 0 and learned.valid_utterances > 0
+
+    def _held_out(self, pool: SpeechPool, valid: Corpus | None) -> tuple[SpeechPool, SpeechPool | None]:
+        """The speech to train on, and what is set aside to validate on where nothing is transcribed."""
+        if not self._validates or valid is not None:
             return pool, None
-        if valid is not None:
-            return pool, on_transcripts(valid, count)
-        rest, held = hold_out(pool, count, self.settings.oneshot.seed)
-        return rest, None if held is None else on_what_is_heard(teacher, held)
+        return hold_out(pool, self.settings.learned.valid_utterances, self.settings.oneshot.seed)
+
+    def _validation(
+        self, count: int, valid: Corpus | None, held: SpeechPool | None, teacher: Recognizer
+    ) -> Validation | None:
+        """How what is learned is validated, on so many utterances: on transcripts, or on speech that was set aside."""
+        if self._validates and valid is not None:
+            return on_transcripts(valid, count)
+        if held is None:
+            return None
+        self.progress.begin("hearing what is set aside")
+        if count < len(held):
+            held = held.split(count, self.settings.oneshot.seed)[1]
+        return on_what_is_heard(teacher, held)
 
 
 def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:

@@ -64,7 +64,8 @@ def reconstruct(
         student: what `slice_model` made of the teacher.
         teacher: the unpruned model.
         plan: the plan between the two.
-        batches: audio, all of which is held; an hour of it takes some hundred megabytes.
+        batches: audio, all of which is held, and of each frame about as many numbers as 15 times the residual stream is wide, on the
+            model's device: for an hour 1 GB for a Conformer of 13 M parameters, 5 GB for wav2vec 2.0 base.
         ridges: choices for the pull r towards the sliced weights, in units of the mean variance of a layer's inputs.
             Each layer takes the one with which a quarter of the utterances is told best from the others.
         seed: of the positions drawn where the front-end has many.

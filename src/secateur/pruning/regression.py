@@ -80,7 +80,8 @@ class Regression:
             )
             for choice in self.ridges:
                 error = held_out.error(*self._fit(fitted, choice))
-                if error >= least:
+                # Of an error that is no number nothing is to be expected either.
+                if not error < least:
                     break
                 ridge, least = choice, error
         return ridge
@@ -93,7 +94,7 @@ class Regression:
             pull = (ridge * moments.xx.diagonal().mean()).clamp(min=torch.finfo(torch.float32).tiny)
             system = moments.xx.clone()
             system.diagonal().add_(pull)
-            solution = torch.linalg.solve(system, moments.xy + pull * self._weight().flatten(1).T)
+            solution = torch.linalg.solve(system, moments.xy + pull * self._weight().double().flatten(1).T)
         return solution, moments.y - moments.x @ solution
 
     def _weight(self) -> Tensor:

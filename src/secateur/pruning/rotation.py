@@ -52,9 +52,11 @@ def rotate_heads(
         waveforms: a few minutes of speech.
 
     Returns:
-        A recogniser that hears the same, and for each rotated module, by path, the share that each dimension has in the
+        A recogniser that hears the same, the given one where there is nothing to rotate, and for each rotated module, by path, the share that each dimension has in the
         energy of the logits, [query/key width], falling.
     """
+    if not any(isinstance(module, RelativeAttention) for module in recognizer.model.modules()):
+        return recognizer, {}
     model = copy.deepcopy(recognizer.model)
     rotated = Recognizer(model, recognizer.features, recognizer.tokenizer)
     modules = {
@@ -67,7 +69,9 @@ def rotate_heads(
     shares = {}
     for path, module in modules.items():
         shares[path] = _rotate_queries_and_keys(module, moments[path])
-        _rotate_values(module, moments[path])
+        # Of a residual stream that is narrower than a head there are no directions to order a head's by.
+        if module.o_proj.out_features >= module.v_dim:
+            _rotate_values(module, moments[path])
     return rotated, shares
 
 

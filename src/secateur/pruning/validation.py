@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 from secateur.evaluation.error_rate import total, word_counts
 from secateur.evaluation.evaluate import evaluate
@@ -43,9 +42,9 @@ def on_what_is_heard(teacher: Recognizer, held: SpeechPool) -> Validation:
     def heard(recognizer: Recognizer) -> list[str]:
         return [normalise(each.text) for batch in batches for each in recognizer.transcribe_batch(batch)]
 
-    # Not before it is needed: a run that goes on may be done with its training.
-    references = cache(lambda: heard(teacher))
-    return lambda recognizer: total(word_counts(references(), heard(recognizer))).rate
+    # At once: the time of the first validation tells how long each of the others will take.
+    references = heard(teacher)
+    return lambda recognizer: total(word_counts(references, heard(recognizer))).rate
 
 
 def hold_out(pool: SpeechPool, count: int, seed: int) -> tuple[SpeechPool, SpeechPool | None]:

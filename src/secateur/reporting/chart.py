@@ -65,7 +65,7 @@ class Axis:
         # Marks have three figures, and must not look alike.
         short = 0.04 * max(abs(low), abs(high)) - (high - low)
         if high == low == 0:
-            low, high = -1.0, 1.0
+            low, high = 0.0, 1.0
         elif short > 0:
             low, high = low - short / 2, high + short / 2
         raw = (high - low) / 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
@@ -107,7 +109,8 @@ def _opened(path: Path) -> soundfile.SoundFile:
             raise SecateurError(f"{path} is not a file: give the path of an audio file")
         if status.st_size == 0:
             raise SecateurError(f"{path} is empty (0 bytes): replace it or leave it out")
-        file = soundfile.SoundFile(path)
+        # soundfile takes a name that is no text, which it may be on Unix, as bytes.
+        file = soundfile.SoundFile(path if sys.platform == "win32" else os.fsencode(path))
     # A ValueError is a path that no file can have, such as one with a null character.
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise SecateurError(f"{path} does not exist: check the path") from error

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from secateur.errors import SecateurError
+from secateur.files import is_there
 from secateur.speech.audio import audio_seconds
 from secateur.speech.folders import AUDIO_SUFFIXES, folder_utterances, transcript_beside
 from secateur.speech.manifests import looks_like_manifest, manifest_source
@@ -91,13 +92,13 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     Raises:
         SecateurError: there is nothing there, nothing of these, or no audio in it.
     """
-    path = Path(data)
+    path = Path(data).expanduser()
     if isinstance(data, str) and not data.strip():
         # As a path it would be the working directory.
         raise SecateurError(f"the name of the speech is empty: give {_KINDS}")
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing: give 1 or more")
-    if isinstance(data, str) and "," in data and not path.exists():
+    if isinstance(data, str) and "," in data and not is_there(path):
         names = [part.strip() for part in data.split(",")]
         if not all(names):
             raise SecateurError(
@@ -109,8 +110,8 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
         from secateur.speech.synthetic.corpus import synthetic_source
 
         return Corpus(synthetic_source(data), limit)
-    if not path.exists():
-        raise SecateurError(f"{data} does not exist: give {_KINDS}")
+    if not is_there(path):
+        raise SecateurError(f"{data} does not exist, or is closed to this user: give {_KINDS}")
     if path.is_dir():
         source: Source = partial(folder_utterances, path)
         if next(source(), None) is None:
@@ -131,5 +132,5 @@ def _opens_as_audio(path: Path) -> bool:
         return False
 
 
-def _one_file(path: Path) -> Iterator[Utterance | Skipped]:
+def _one_file(path: Path) -> Iterator[Utterance]:
     yield transcript_beside(Utterance(path.stem, path))

@@ -19,11 +19,17 @@ _LIBRISPEECH = ".trans.txt"
 def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
     """Every audio file under a folder, directory by directory in sorted order; hidden files and folders are left out.
 
+    Links to folders are followed, into each folder once.
+
     In a directory with LibriSpeech transcripts the utterances are their lines, in their order, then any audio that
     they do not mention. Ids are LibriSpeech's, or else the path in the folder without its suffix.
     """
-    for name, directories, files in os.walk(folder):
+    known = {os.path.realpath(folder)}
+    for name, directories, files in os.walk(folder, followlinks=True):
         directories[:] = sorted(each for each in directories if not each.startswith("."))
+        places = {each: os.path.realpath(Path(name, each)) for each in directories}
+        directories[:] = [each for each in directories if places[each] not in known]
+        known.update(places.values())
         here = Path(name)
         paths = [here / each for each in sorted(files) if not each.startswith(".")]
         audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
@@ -42,13 +48,13 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
                 yield transcript_beside(Utterance(path.relative_to(folder).with_suffix("").as_posix(), path))
 
 
-def transcript_beside(utterance: Utterance) -> Utterance | Skipped:
+def transcript_beside(utterance: Utterance) -> Utterance:
     """The utterance with the text of the `.txt` of the same name, if there is one."""
     beside = utterance.path.with_suffix(".txt")
     try:
         return replace(utterance, text=_text(beside)) if beside.is_file() else utterance
     except (OSError, UnicodeDecodeError) as error:
-        return Skipped(str(beside), f"cannot be read as UTF-8 text ({error})")
+        return replace(utterance, flaw=f"{beside} cannot be read as UTF-8 text ({error})")
 
 
 def _librispeech_chapter(transcripts: Path, audio: dict[str, Path]) -> Iterator[Utterance | Skipped]:

@@ -20,6 +20,7 @@ class Utterance:
         text: the transcript; None when there is none anywhere, "" when it says that nothing was said.
         offset: start in the file, in seconds.
         duration: length in seconds; None: to the end of the file.
+        flaw: why a transcript that is there cannot be read, as a clause; whoever wants no text hears the audio all the same.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Utterance:
     text: str | None = None
     offset: float = 0.0
     duration: float | None = None
+    flaw: str | None = None
 
 
 class Source(Protocol):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import SecateurError, reason
-from secateur.files import share_weights
+from secateur.files import is_there, share_weights
 from secateur.models import conformer
 from secateur.models.kinds import HEARD
 from secateur.structure import surgery
@@ -41,6 +41,9 @@ RESULT = """
     vocab.json vocab.txt tokenizer.model spiece.model sentencepiece.bpe.model
     run.yaml report.json report.html test.jsonl .*.partial
 """.split()
+
+# What file managers leave wherever somebody looks.
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 # What SpecAugment puts in the place of frames that it masks; published checkpoints of wav2vec 2.0 lack it.
 ONLY_TRAINED_WITH = "masked_spec_embed"
@@ -168,34 +171,49 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """A folder to write into, which becomes ``folder`` when the context ends well and vanishes when it does not.
 
     Raises:
-        SecateurError: ``folder`` holds something other than an earlier result, or the disk does not take it all.
+        SecateurError: the disk does not take it all; or ``folder`` cannot be replaced, for instance as it holds something other than
+            an earlier result: then what was written stays, where the sentence says.
     """
     # So that a folder given as "." has a name, and neighbours.
     folder = Path(folder).absolute()
-    check_free(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    earlier = folder.with_name(f"{folder.name}.earlier-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         yield partial
-        if folder.exists():
-            folder.rename(earlier)
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
         raise SecateurError(
             f"{folder} cannot be written: {reason(error)}; free or choose another place"
         ) from None
+    _replace(folder, partial)
+
+
+def _replace(folder: Path, written: Path) -> None:
+    """Move what was written to where it belongs, in place of an earlier result."""
+    earlier = folder.with_name(f"{folder.name}.earlier-{os.getpid()}")
+    try:
+        check_free(folder)
+        if folder.exists():
+            folder.rename(earlier)
+        written.rename(folder)
+    except (OSError, SecateurError) as error:
+        why = str(error) if isinstance(error, SecateurError) else reason(error)
+        raise SecateurError(
+            f"the result is whole in {written}, but could not be moved to {folder}: {why}"
+        ) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         if earlier.exists() and not folder.exists():
             earlier.rename(folder)
         shutil.rmtree(earlier, ignore_errors=True)
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a place that holds anything but an earlier result."""
+    """Refuse a place that holds anything but an earlier result, or that cannot be written to."""
+    check_place(folder)
     if folder.is_dir():
-        held = sorted(folder.iterdir())
+        held = sorted(path for path in folder.iterdir() if path.name not in LITTER)
         if held and not _is_result(folder):
             raise SecateurError(
                 f"{folder} holds something else than a pruned model; give a new or an empty folder"
@@ -208,6 +226,22 @@ def check_free(folder: Path) -> None:
                 )
     elif folder.exists():
         raise SecateurError(f"{folder} is a file; give a new or an empty folder")
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a place where no folder can be made, or put in place of what is there."""
+    folder = folder.absolute()
+    if os.path.ismount(folder):
+        raise SecateurError(
+            f"{folder} is where a disk is mounted, and cannot be replaced as a whole; give a folder in it"
+        )
+    parent = next(each for each in folder.parents if is_there(each))
+    if not parent.is_dir():
+        raise SecateurError(f"{parent} is a file, so that there can be no {folder}; give another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise SecateurError(
+            f"{folder} cannot be written: {parent} is closed to this user; choose another place"
+        )
 
 
 def _is_result(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from secateur.speech.corpus import Corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
 from secateur.speech.skips import SkipLog
-from secateur.structure.checkpoint import new_folder
+from secateur.structure.checkpoint import check_place, new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.beginning import check_writable, going_on, untrained, with_vocabulary
 from secateur.supervised.objective import Transcription
@@ -257,5 +257,6 @@ def _parameters(settings: TrainSettings, working: Working) -> list[dict[str, Any
 
 def _check_empty(folder: Path) -> None:
     """Refuse before the work: what took an hour to train is not replaced by the way."""
+    check_place(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SecateurError(f"{folder} is there already, and is not empty: give a new or an empty folder")

@@ -40,6 +40,9 @@ class Transcribed:
             if isinstance(entry, Skipped):
                 yield entry
                 continue
+            if entry.flaw is not None:
+                yield Skipped(entry.id, entry.flaw)
+                continue
             text = words(entry.text or "")
             if not text:
                 self.wordless += 1
@@ -97,6 +100,9 @@ def scorable(data: str | Path, limit: int | None) -> Corpus:
     for entry in valid.entries():
         if isinstance(entry, Skipped):
             skips.skip(entry)
+            continue
+        if entry.flaw is not None:
+            skips.skip(Skipped(entry.id, entry.flaw))
             continue
         if entry.text is None:
             raise SecateurError(

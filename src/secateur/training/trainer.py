@@ -205,6 +205,8 @@ class Trainer:
         self._pause = CHECKPOINT_SECONDS
         self._since = perf_counter()
         self._laps: list[float] = []
+        # Seconds of a step and of a validation, once they are known.
+        self._stepping = 0.0
         self._validating = 0.0
         self._resumed = False
         if checkpoint is not None and checkpoint.exists():
@@ -299,12 +301,19 @@ class Trainer:
             self._laps.append(seconds)
         if progress.step in LOOKS or progress.step % LOOKS[-1] == 0:
             laps = self._laps[len(self._laps) // 4 :]
-            done = sum("WER" in row for row in progress.history)
-            expected = self.loop.validates_untrained + self.loop.validations + self.loop.validations_after
-            to_come = self._validating * (expected - done)
-            left = given - progress.spent - to_come
-            progress.total = progress.step + max(0, int(left * len(laps) / sum(laps)))
+            self._stepping = sum(laps) / len(laps)
             self._laps.clear()
+            self._fit()
+
+    def _fit(self) -> None:
+        """As many steps as the time beside the validations is enough for, by what a step and a validation took last."""
+        progress, given = self.progress, self.loop.length.seconds
+        if given is None or not self._stepping:
+            return
+        done = sum("WER" in row for row in progress.history)
+        expected = self.loop.validates_untrained + self.loop.validations + self.loop.validations_after
+        left = given - progress.spent - self._validating * (expected - done)
+        progress.total = progress.step + max(0, int(left / self._stepping))
 
     def _note(self, figures: Mapping[str, float]) -> None:
         """Keep figures of some steps, and validate where it is time."""
@@ -330,8 +339,10 @@ class Trainer:
             lowest = value if progress.best is None else min(value, progress.best.value)
             if self.loop.keeps_best and value <= (1 + CLEARLY) * lowest:
                 progress.best = Best(lowest, self.objective.model_state(), progress.step)
-        self._validating = self._lap()
+        known, self._validating = self._validating, self._lap()
         progress.history.append({"step": float(progress.step), "WER": value})
+        if not known:
+            self._fit()
 
     def _average(self) -> None:
         """Take the model as it is into the average."""

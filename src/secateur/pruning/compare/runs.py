@@ -22,6 +22,9 @@ from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, writ
 from secateur.pruning.compare.scores import Judge
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
 from secateur.pruning.curves import CostModel
+from secateur.pruning.learned import Learned
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.pace import in_time
 from secateur.pruning.prune import costs_of, prune, sampled
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
@@ -156,6 +159,18 @@ class _Same:
         sample = sample_pool(self.pool, minutes, batch_seconds, seed=oneshot.seed)
         return Judge(self.recognizer, self.groups, sample, self.scored, self.progress.stage)
 
+    def in_time(self, run: PruneSettings) -> PruneSettings:
+        """A run's settings with as much speech to score on as leaves it time to train."""
+        oneshot, _ = self._within
+        return run.changed({"oneshot.score_minutes": oneshot.score_minutes})
+
+    @cached_property
+    def _within(self) -> tuple[OneShot, Learned]:
+        settings, seconds = self.settings, float(self.pool.seconds.mean())
+        return in_time(
+            settings.oneshot, settings.learned, self.recognizer, self.judge.speech, seconds, self.tell
+        )
+
     @cached_property
     def before(self) -> Evaluation:
         self.progress.begin("unpruned on valid")
@@ -202,7 +217,7 @@ def _begin(method: str, run: PruneSettings, folder: Path, same: _Same) -> bool:
             same.recognizer, same.groups, costs, Budget.parse(run.keep), audio_seconds=run.audio_seconds
         )
     else:
-        begun = same.judge.start(run, costs)
+        begun = same.judge.start(same.in_time(run), costs)
     Workspace.of(folder, run.plain()).stage(START, lambda: begun)
     return False
 

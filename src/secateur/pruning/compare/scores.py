@@ -62,6 +62,7 @@ class Judge:
             "teacher": scored["teacher"],
             "scores": scored["scores"],
             "plan": plan.to_json(),
+            "minutes": settings.oneshot.minutes_scored,
             "seconds": scored["seconds"] + perf_counter() - began,
         }
 

@@ -1,0 +1,117 @@
+"""How much speech a run by the clock scores, refits and validates on: what was asked for, or what a slow model has the time for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+from secateur.pruning.learned import Learned
+from secateur.pruning.mixing import PARTS
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.trials import REFIT_SECONDS
+from secateur.pruning.validation import FEWEST
+from secateur.recognizer import Recognizer, Waveform
+from secateur.speech.sampling import first_batches
+
+SHARE = 0.25
+"""Of a run's time, what scoring may take, and as much each for trials and for refitting; most of the rest is for training."""
+
+VALIDATING = 0.15
+"""Of a run's time, what all its validations may take."""
+
+SCORING, REFITTING = 5.0, 4.0
+"""Forward passes of the unpruned model in whose time speech is scored, and refitted on (`benchmarks.pace`).
+
+Scores that take parts of a model out hear a minute for each, whatever they are told, and may take longer.
+"""
+
+FEWEST_MINUTES = 1.0
+"""Of speech, below which scores and refitting come to nothing, whatever they take."""
+
+HEARD_SECONDS = 20.0
+"""Speech that the pace is measured on."""
+
+FINE, COARSE = 10.0, 5.0
+"""Up to so many minutes are whole ones, and more are fives: so the pace of a machine, which never is the same twice, changes little."""
+
+
+def in_time(
+    oneshot: OneShot,
+    learned: Learned,
+    recognizer: Recognizer,
+    speech: Sequence[Sequence[Waveform]],
+    utterance_seconds: float,
+    tell: Callable[[str], object] | None = None,
+) -> tuple[OneShot, Learned]:
+    """Settings that leave the time to train of a run that has ``minutes``; as they are where it has ``steps``.
+
+    Args:
+        oneshot: what was asked for.
+        learned: what was asked for.
+        recognizer: the unpruned recogniser.
+        speech: to score and refit on, in batches.
+        utterance_seconds: length of an utterance that is validated on.
+        tell: told in a sentence if that is less than was asked for.
+    """
+    if learned.steps is not None:
+        return oneshot, learned
+    slow = pace(recognizer, speech)
+    within = fitted(oneshot, learned, slow, utterance_seconds)
+    if within != (oneshot, learned) and tell is not None:
+        less, validated = within
+        tell(
+            f"this model takes {slow:.2g} s for a second of speech here, so in {learned.minutes:g} minutes at most {less.score_minutes:g} "
+            f"of speech are scored on and {less.reconstruct_minutes:g} refitted on, {less.trials} plans are tried, and "
+            f"{validated.valid_utterances} utterances validated on; the rest is for training"
+        )
+    return within
+
+
+def pace(recognizer: Recognizer, speech: Sequence[Sequence[Waveform]]) -> float:
+    """Seconds that a forward pass takes for a second of speech, here and now.
+
+    Args:
+        recognizer: the model.
+        speech: batches of waveforms, the first of which are heard twice, as the first time is slower.
+    """
+    batches = first_batches(speech, HEARD_SECONDS * recognizer.sample_rate)
+    samples = sum(len(wave) for batch in batches for wave in batch)
+    seconds = 0.0
+    for _ in range(2):
+        start = perf_counter()
+        for batch in batches:
+            # Fetched, so that a GPU has done its work.
+            recognizer.logits(batch)[0].cpu()
+        seconds = perf_counter() - start
+    return max(seconds, 1e-6) * recognizer.sample_rate / max(1, samples)
+
+
+def fitted(
+    oneshot: OneShot, learned: Learned, pace: float, utterance_seconds: float
+) -> tuple[OneShot, Learned]:
+    """What of the settings fits into their ``minutes`` at a pace, see `in_time`."""
+    # Passes of the model over a minute of speech, and over an utterance, that the time is enough for.
+    passes = SHARE * learned.minutes / pace
+    utterances = VALIDATING * 60 * learned.minutes / (pace * utterance_seconds)
+    # Before the first step, as often as was asked for, and of each part of the way back.
+    validations = 1 + learned.validations + len(PARTS)
+    return (
+        replace(
+            oneshot,
+            score_minutes=min(oneshot.score_minutes, _whole(passes / SCORING)),
+            reconstruct_minutes=min(oneshot.reconstruct_minutes, _whole(passes / REFITTING)),
+            trials=min(oneshot.trials, int(passes / (REFITTING * REFIT_SECONDS / 60))),
+        ),
+        replace(
+            learned,
+            valid_utterances=min(
+                learned.valid_utterances, max(FEWEST, int(utterances / validations / 10) * 10)
+            ),
+        ),
+    )
+
+
+def _whole(minutes: float) -> float:
+    unit = 1.0 if minutes < FINE else COARSE
+    return max(FEWEST_MINUTES, minutes // unit * unit)

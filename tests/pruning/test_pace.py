@@ -1,0 +1,108 @@
+"""A run by the clock scores, refits and validates on as much speech as leaves it time to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secateur.pruning import pace as room
+from secateur.pruning.learned import Learned
+from secateur.pruning.mixing import PARTS
+from secateur.pruning.oneshot import OneShot
+from secateur.pruning.pace import (
+    FEWEST_MINUTES,
+    REFITTING,
+    SCORING,
+    SHARE,
+    VALIDATING,
+    fitted,
+    in_time,
+    pace,
+)
+from secateur.pruning.prune import prune
+from secateur.pruning.settings import PruneSettings
+from secateur.pruning.trials import REFIT_SECONDS
+from secateur.pruning.validation import FEWEST
+from secateur.recognizer import Recognizer
+
+ASKED = OneShot(score_minutes=20.0, reconstruct_minutes=60.0, trials=12)
+LEARNED = Learned(minutes=45.0)
+
+
+def test_a_fast_model_hears_all_that_was_asked_for() -> None:
+    assert fitted(ASKED, LEARNED, 0.02, 12.0) == (ASKED, LEARNED)
+
+
+@pytest.mark.parametrize("slow", [0.1, 0.3, 1.0])
+def test_a_slow_one_takes_its_shares_of_the_time_at_most_and_not_much_less(slow: float) -> None:
+    oneshot, learned = fitted(ASKED, LEARNED, slow, 12.0)
+    share = SHARE * LEARNED.minutes
+    assert share / 2 < oneshot.score_minutes * SCORING * slow <= share or oneshot.score_minutes == 20.0
+    assert share / 2 < oneshot.reconstruct_minutes * REFITTING * slow <= share
+    assert oneshot.trials * REFIT_SECONDS / 60 * REFITTING * slow <= share
+    validations = 1 + LEARNED.validations + len(PARTS)
+    heard = learned.valid_utterances * 12.0 * validations * slow / 60
+    assert heard <= VALIDATING * LEARNED.minutes or learned.valid_utterances == FEWEST
+
+
+def test_a_pace_that_is_little_different_is_the_same() -> None:
+    assert fitted(ASKED, LEARNED, 0.2, 12.0) == fitted(ASKED, LEARNED, 0.202, 12.0)
+
+
+def test_some_speech_is_heard_however_long_it_takes_but_never_more_than_was_asked_for() -> None:
+    assert fitted(ASKED, LEARNED, 1e3, 12.0)[0].score_minutes == FEWEST_MINUTES
+    little, few = OneShot(score_minutes=0.1, reconstruct_minutes=0.0), replace(LEARNED, valid_utterances=5)
+    assert fitted(little, few, 1e3, 12.0) == (little, few)
+
+
+def test_the_pace_is_that_of_the_second_time(
+    make_recognizer: Callable[..., Recognizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer = make_recognizer("conformer")
+    # Seconds when each time begins and ends: the first one compiles kernels.
+    clock = iter([0.0, 100.0, 200.0, 203.0])
+    monkeypatch.setattr(room, "perf_counter", lambda: next(clock))
+    second = np.zeros(recognizer.sample_rate, np.float32)
+    heard = []
+    logits = recognizer.logits
+    monkeypatch.setattr(recognizer, "logits", lambda batch: heard.append(len(batch)) or logits(batch))
+    assert pace(recognizer, [[second] * 4, [second] * 20, [second]]) == pytest.approx(3.0 / 24)
+    assert heard == [4, 20] * 2
+
+
+def test_no_speech_is_refused_elsewhere(make_recognizer: Callable[..., Recognizer]) -> None:
+    assert in_time(ASKED, LEARNED, make_recognizer("conformer"), [], 12.0)[1] == LEARNED
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_a_run_by_the_clock_says_that_it_hears_less(
+    save_conformer: Callable[..., Path],
+    record_noise: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int | None,
+) -> None:
+    speech = record_noise(*[1.0] * 30)
+    monkeypatch.setattr(room, "pace", lambda *_: 60.0)
+    monkeypatch.setattr(room, "FEWEST_MINUTES", 0.1)
+    learned = Learned(minutes=0.01, steps=steps, precision="float32", batch_seconds=2.0, validations=0)
+    oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2)
+    told: list[str] = []
+    pruned = prune(
+        PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned),
+        tell=told.append,
+    )
+    if steps is None:
+        assert pruned.report["minutes_heard"] == {"start": 0.1, "reconstruct": 0.1}
+        assert any("the rest is for training" in sentence for sentence in told)
+    else:
+        assert pruned.report["minutes_heard"] == {"start": 0.3, "reconstruct": 0.2}
+        assert not told
+
+
+def test_a_score_of_weights_alone_hears_nothing() -> None:
+    assert OneShot(score="magnitude").minutes_scored == 0.0
+    assert OneShot().minutes_scored == OneShot().score_minutes
