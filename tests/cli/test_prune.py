@@ -97,7 +97,7 @@ def test_prune_names_speech_that_it_cannot_read_and_goes_on(
     [
         ({"keep": "half"}, "the budget 'half' has 'half' in it"),
         ({"keep": "params=50"}, "params=50 has no unit"),
-        ({"keep": "params=0.01%"}, "cannot be met: the smallest possible here is params="),
+        ({"keep": "params=0.01%"}, "cannot be met: params="),
         ({"data": "nowhere"}, "nowhere does not exist"),
         ({"valid": "nowhere"}, "nowhere does not exist"),
     ],

@@ -102,7 +102,7 @@ def test_a_folder_that_holds_something_else_is_refused_before_the_work(tmp_path:
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SecateurError, match="cannot be made"):
+    with pytest.raises(SecateurError, match="is a file, so that there can be no"):
         demo.demo(tmp_path / "file", little())
 
 

@@ -13,7 +13,7 @@ from secateur.cli.common import (
     json_option,
     put_out,
     say,
-    writable_file,
+    writable_output,
 )
 
 COMPARISON = "comparison.html"
@@ -24,7 +24,7 @@ COMPARISON = "comparison.html"
 @click.option(
     "--out",
     metavar="FILE",
-    callback=writable_file,
+    callback=writable_output,
     help=f"Where to write it; - is standard output.  [default: DIR/report.html, of several {COMPARISON}]",
 )
 @json_option
