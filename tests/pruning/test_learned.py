@@ -20,6 +20,7 @@ import torch
 import secateur
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
+from secateur.pruning import method as room
 from secateur.pruning import schedule
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import Distillation
@@ -293,6 +294,35 @@ def test_a_run_that_is_killed_in_every_phase_ends_as_one_that_is_not(
         [0, 2, 4],
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "straight"]
+
+
+def test_batches_that_memory_does_not_hold_cost_nothing_that_was_done_before_them(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    out, asked = tmp_path / "out", settings(phases=("start", "reconstruct", "recover"))
+    with monkeypatch.context() as patch:
+        patch.setattr(room.Recovery, "loss", too_large)
+        with pytest.raises(torch.OutOfMemoryError):
+            prune(asked, out)
+    # Scores and refitting are there; they are not made again.
+    monkeypatch.setattr(room, "decide", lambda *_, **__: pytest.fail("it was scored again"))
+    smaller = asked.changed({"learned.batch_seconds": 1.0})
+    with pytest.raises(SecateurError, match="keep was"):
+        prune(smaller.changed({"keep": "params=50%"}), out)
+    prune(smaller, out)
+    assert PruneSettings.from_yaml(out / "run.yaml").learned.batch_seconds == 1.0
+
+
+def test_batches_may_not_change_once_there_was_training(settings: MakeSettings, tmp_path: Path) -> None:
+    place = Workspace.place(tmp_path / "out")
+    asked = settings()
+    Workspace.of(tmp_path / "out", asked.plain())._lock.release()
+    (place / "search.so-far.pt").touch()
+    with pytest.raises(SecateurError, match="learned.batch_seconds was 2.0, is 1.0"):
+        prune(asked.changed({"learned.batch_seconds": 1.0}), tmp_path / "out")
 
 
 class StoppedError(Exception):

@@ -82,6 +82,24 @@ def test_other_settings_are_refused_with_what_differs_in_words(tmp_path: Path) -
     assert Workspace.of(tmp_path / "out", BEFORE).resumes
 
 
+def test_settings_that_nothing_done_depends_on_may_be_others(tmp_path: Path) -> None:
+    kept = stopped(tmp_path / "out").folder
+    now = {"keep": "params=50%", "learned": {"steps": None, "phases": ["search", "recover"], "rate": 0.2}}
+    with pytest.raises(
+        SecateurError, match="keep was params=50%, is params=40%; learned.rate was 0.1, is 0.2"
+    ):
+        Workspace.of(tmp_path / "out", now | {"keep": "params=40%"}, free=("learned.rate",))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Workspace.of(tmp_path / "out", now, free=("learned.rate",)) as workspace,
+    ):
+        assert workspace.folder == kept
+        assert workspace.resumes
+        raise KeyboardInterrupt
+    with pytest.raises(SecateurError, match="learned.rate was 0.2, is 0.1"):
+        Workspace.of(tmp_path / "out", BEFORE)
+
+
 def test_a_run_that_was_killed_before_anything_was_done_gives_way_to_another(tmp_path: Path) -> None:
     kept = Workspace.of(tmp_path / "out", BEFORE).folder
     assert kept is not None

@@ -45,6 +45,9 @@ ONE_BY_ONE = 1e-3
 ROUNDS = 10
 """Forward passes of the unpruned and the pruned model, in turns, that are timed."""
 
+TRAINED = frozenset({"search", "recover"})
+"""The phases in which something is trained."""
+
 CHANGED = 6
 """Utterances that a report quotes because they are heard worse than before, and as many because better."""
 
@@ -249,7 +252,7 @@ class _Task:
     @property
     def _validates(self) -> bool:
         learned = self.settings.learned
-        trains = bool({"search", "recover"}.intersection(learned.phases))
+        trains = bool(TRAINED.intersection(learned.phases))
         return trains and learned.validations > 0 and learned.valid_utterances > 0
 
     def _held_out(self, pool: SpeechPool, valid: Corpus | None) -> tuple[SpeechPool, SpeechPool | None]:
@@ -276,7 +279,10 @@ def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
     """Where a method that takes long keeps what it has done."""
     if settings.method == "oneshot" or out is None:
         return Workspace(None)
-    return Workspace.of(Path(out), settings.plain())
+    place = Workspace.place(Path(out))
+    trained = any(any(place.glob(f"{phase}*.pt")) for phase in TRAINED)
+    # Batches that a GPU has no room for must not cost what was scored and refitted before them.
+    return Workspace.of(Path(out), settings.plain(), free=() if trained else ("learned.batch_seconds",))
 
 
 def _in_full(recognizer: Recognizer) -> Recognizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from secateur.errors import SecateurError, reason
+from secateur.files import write_text
 from secateur.training.checkpoint import read_state, write_state
 
 SETTINGS = "settings.json"
@@ -33,8 +34,13 @@ class Workspace:
         self._lock: BaseFileLock | None = None
 
     @classmethod
-    def of(cls, result: Path, settings: Mapping[str, Any]) -> Workspace:
+    def of(cls, result: Path, settings: Mapping[str, Any], *, free: Collection[str] = ()) -> Workspace:
         """The workspace of the run that writes ``result`` with these settings, which JSON takes; new or of before.
+
+        Args:
+            result: what the run writes.
+            settings: of the run.
+            free: those of them, by their names with dots, that what is done does not depend on, and that may be others now.
 
         Raises:
             SecateurError: a run with other settings was stopped there, another one is at work there, or nothing can be
@@ -61,7 +67,9 @@ class Workspace:
                 f"{folder} cannot be written: {reason(error)}; choose another place"
             ) from None
         others = list(differences(_read(known), plain))
-        if others:
+        if others and all(other.startswith(tuple(f"{name} was " for name in free)) for other in others):
+            write_text(known, json.dumps(plain, indent=2) + "\n")
+        elif others:
             workspace._lock.release()
             raise SecateurError(
                 f"{folder} holds an unfinished run with other settings ({'; '.join(others)}): "
