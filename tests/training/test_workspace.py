@@ -89,12 +89,9 @@ def test_settings_that_nothing_done_depends_on_may_be_others(tmp_path: Path) -> 
         SecateurError, match="keep was params=50%, is params=40%; learned.rate was 0.1, is 0.2"
     ):
         Workspace.of(tmp_path / "out", now | {"keep": "params=40%"}, free=("learned.rate",))
-    with (
-        pytest.raises(KeyboardInterrupt),
-        Workspace.of(tmp_path / "out", now, free=("learned.rate",)) as workspace,
-    ):
-        assert workspace.folder == kept
-        assert workspace.resumes
+    workspace = Workspace.of(tmp_path / "out", now, free=("learned.rate",))
+    assert (workspace.folder, workspace.resumes) == (kept, True)
+    with pytest.raises(KeyboardInterrupt), workspace:
         raise KeyboardInterrupt
     with pytest.raises(SecateurError, match="learned.rate was 0.2, is 0.1"):
         Workspace.of(tmp_path / "out", BEFORE)
