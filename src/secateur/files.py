@@ -11,7 +11,7 @@ from secateur.errors import SecateurError, reason
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file or folder can be seen: what lies in a closed folder cannot, nor what no file can be called."""
+    """Whether the path exists; False, and no error, where its folder is closed to the user or its name is none that a file can have."""
     try:
         return path.exists()
     except OSError:

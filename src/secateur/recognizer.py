@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
@@ -24,9 +24,10 @@ from secateur.files import is_there, share_weights
 from secateur.models.conformer import frame_mask
 from secateur.models.kinds import pads_cleanly
 from secateur.models.precision import cast
-from secateur.speech.audio import audio_blocks
+from secateur.speech.audio import Waveform, audio_blocks
 
-Waveform = NDArray[np.float32]
+Inputs = Mapping[str, Tensor]
+"""A batch as `Recognizer.prepare` makes it."""
 
 # A recording of up to WHOLE_SECONDS is heard in one piece; a longer one in windows of WINDOW_SECONDS that share
 # OVERLAP_SECONDS with their neighbours, because memory grows with the square of the length.
@@ -79,6 +80,14 @@ class Recognizer:
     @property
     def seconds_per_frame(self) -> float:
         return self.samples_per_frame / self.sample_rate
+
+    def with_model(self, model: PreTrainedModel) -> Recognizer:
+        """The same features and tokenizer around another model."""
+        return Recognizer(model, self.features, self.tokenizer)
+
+    def copy(self) -> Recognizer:
+        """The same around a copy of the model."""
+        return self.with_model(copy.deepcopy(self.model))
 
     def prepare(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Model inputs for a batch, on the model's device: features or samples, padded, and the mask of what is real.

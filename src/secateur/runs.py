@@ -54,6 +54,16 @@ def check_above_nothing(settings: Any, *names: str) -> None:
             raise SecateurError(f"{name} is {value}; give a finite number above 0")
 
 
+def check_precision(name: str) -> None:
+    """Refuse a precision that nothing is trained in.
+
+    Raises:
+        SecateurError: there is none of that name.
+    """
+    if name not in ("auto", "bfloat16", "float32"):
+        raise SecateurError(f"there is no precision {name!r}; give auto, bfloat16 or float32")
+
+
 def check_not_negative(settings: Any, *names: str) -> None:
     """Refuse settings of these names that are below 0; None is none.
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from secateur.errors import SecateurError
 from secateur.pruning.allocation import TOLERANCE, allocate, check_possible
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
-from secateur.pruning.scores import Elimination
+from secateur.pruning.elimination import Elimination
 from secateur.recognizer import Recognizer
-from secateur.structure.cost import mac_cost, parameter_cost
+from secateur.structure.cost import CostModel, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 

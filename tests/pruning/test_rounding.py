@@ -14,11 +14,10 @@ from torch import Tensor
 from secateur.errors import SecateurError
 from secateur.pruning.allocation import TOLERANCE
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
 from secateur.pruning.gates import RANGE, Gates
 from secateur.pruning.rounding import round_to_plan
 from secateur.recognizer import Recognizer
-from secateur.structure.cost import mac_cost, parameter_cost
+from secateur.structure.cost import CostModel, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from secateur.cli.prune import SCORES as NAMES
 from secateur.pruning.ablation import Ablation, ablatable
-from secateur.pruning.scores import SCORES, Elimination
+from secateur.pruning.elimination import Elimination
+from secateur.pruning.scores import SCORES
 from secateur.pruning.statistics import LayerStatistics, Statistics, collect, consumers
 from secateur.recognizer import Recognizer
 from secateur.structure.axes import mask_along

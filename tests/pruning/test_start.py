@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
+from secateur.pruning.elimination import Elimination
 from secateur.pruning.gates import Gates
-from secateur.pruning.scores import Elimination
 from secateur.pruning.start import opening, unslice
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import mac_cost, parameter_cost

@@ -28,7 +28,7 @@ def test_steps_too_small_for_half_precision_add_up() -> None:
         net(torch.ones(3, 4, dtype=torch.bfloat16))[:, 0].sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        working.spread()
+        working.update_model()
     moved = (working.state()["0.weight"] - before).abs().max()
     assert moved > 1e-3
     torch.testing.assert_close(net[0].weight.float(), working.state()["0.weight"], atol=0, rtol=2**-8)
@@ -51,7 +51,7 @@ def test_a_state_is_in_full_precision_and_can_be_gone_back_to() -> None:
     assert all(tensor.dtype == torch.float32 for tensor in state.values() if tensor.is_floating_point())
     with torch.no_grad():
         working.parameters()[0].add_(1.0)
-    working.spread()
+    working.update_model()
     working.load_state(state)
     torch.testing.assert_close(working.state(), state, rtol=0, atol=0)
     torch.testing.assert_close(net[0].weight.float(), state["0.weight"].bfloat16().float(), rtol=0, atol=0)

@@ -132,7 +132,7 @@ def test_a_file_that_was_half_written_when_the_run_was_killed_is_never_read(tmp_
 
 def test_what_a_stage_had_done_so_far_goes_when_it_is_done(tmp_path: Path) -> None:
     workspace = Workspace.of(tmp_path / "out", BEFORE)
-    so_far = workspace.progress("search")
+    so_far = workspace.so_far("search")
     assert so_far is not None
     write_state(so_far, {"step": 3})
     assert workspace.resumes
@@ -163,6 +163,6 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
             1,
             2,
         ]
-        assert workspace.progress("search") is None
+        assert workspace.so_far("search") is None
         assert not workspace.resumes
     assert list(tmp_path.iterdir()) == []

@@ -200,7 +200,7 @@ def prepare(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def load_model(model: str, device: str, dtype: str | None, threads: int | None) -> Recognizer:
+def load_recognizer(model: str, device: str, dtype: str | None, threads: int | None) -> Recognizer:
     """The recogniser that the options of `model_options` ask for."""
     import torch
 

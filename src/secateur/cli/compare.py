@@ -11,7 +11,7 @@ from secateur.cli.common import (
     batch_seconds_option,
     drawn_at,
     finish,
-    load_model,
+    load_recognizer,
     model_options,
     names,
     precision_option,
@@ -148,7 +148,7 @@ def compare(
     )
     skips = SkipLog()
     try:
-        recognizer = load_model(model, device, dtype, threads)
+        recognizer = load_recognizer(model, device, dtype, threads)
         with ProgressBar("comparing", quiet=quiet) as progress:
             comparison = compare(
                 settings,

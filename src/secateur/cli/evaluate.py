@@ -11,7 +11,7 @@ from secateur.cli.common import (
     batch_seconds_option,
     check_apart,
     finish,
-    load_model,
+    load_recognizer,
     model_options,
     tell_skips,
     writable_file,
@@ -88,7 +88,7 @@ def evaluate(
         check_there(against)
 
     def run(name: str) -> Evaluation:
-        recognizer, skips = load_model(name, device, dtype, threads), SkipLog()
+        recognizer, skips = load_recognizer(name, device, dtype, threads), SkipLog()
         with ProgressBar("evaluating", quiet=quiet) as progress:
             evaluation = evaluate(
                 recognizer,

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from secateur.cli.common import finish, load_model, model_options
+from secateur.cli.common import finish, load_recognizer, model_options
 
 
 @click.command()
@@ -47,7 +47,7 @@ def inspect(
     from secateur.reporting.inspection import inspection_table
     from secateur.structure.inspect import inspect
 
-    recognizer = load_model(model, device, dtype, threads)
+    recognizer = load_recognizer(model, device, dtype, threads)
     with ProgressBar("inspecting", quiet=quiet) as progress:
         inspection = inspect(
             recognizer,

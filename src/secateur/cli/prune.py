@@ -14,7 +14,7 @@ from secateur.cli.common import (
     drawn,
     finish,
     given,
-    load_model,
+    load_recognizer,
     model_options,
     names,
     precision_option,
@@ -186,7 +186,7 @@ def prune(
         resumable(out) if settings.method == "learned" else nullcontext(),
         curves(tensorboard) if tensorboard is not None else nullcontext() as log,
     ):
-        recognizer, skips = load_model(str(settings.model), device, dtype, threads), SkipLog()
+        recognizer, skips = load_recognizer(str(settings.model), device, dtype, threads), SkipLog()
         with ProgressBar("pruning", quiet=quiet) as progress:
             pruned = prune(
                 settings, out, recognizer=recognizer, skips=skips, progress=progress, tell=say, log=log

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secateur.cli.common import batch_seconds_option, finish, load_model, model_options, tell_skips
+from secateur.cli.common import batch_seconds_option, finish, load_recognizer, model_options, tell_skips
 
 if TYPE_CHECKING:
     from secateur.decoding import Transcript
@@ -41,7 +41,7 @@ def transcribe(
 
     corpora = [open_corpus(file) for file in files]
     corpus = Corpus(lambda: chain.from_iterable(each.entries() for each in corpora))
-    recognizer, skips = load_model(model, device, dtype, threads), SkipLog(share=1.0, named=100)
+    recognizer, skips = load_recognizer(model, device, dtype, threads), SkipLog(share=1.0, named=100)
     heard: list[tuple[Utterance, Transcript]] = []
     # What is one of several says whose it is; so does the first where others were to come.
     alone = False

@@ -104,7 +104,7 @@ def demo(
         asked: see `settings`.
         device: where the models compute.
         progress: told about the work as it goes.
-        tell: told what cannot be seen from the progress, in a sentence.
+        tell: called with a sentence for the user about what the progress bar does not show.
 
     Raises:
         SecateurError: espeak-ng is not installed, or the folder cannot be written.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -65,7 +65,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing to evaluate: give 1 or more")
     source = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
-    transcribed = Corpus(lambda: _transcribed(source.entries()), limit)
+    transcribed = Corpus(lambda: _transcribed(source), limit)
     if progress is not None:
         progress.total = _count(transcribed)
 
@@ -123,11 +123,8 @@ def _count(corpus: Corpus) -> int | None:
     return count if count <= COUNTED_UTTERANCES else None
 
 
-def _transcribed(entries: Iterable[Utterance | Skipped]) -> Iterator[Utterance | Skipped]:
-    for entry in entries:
-        if isinstance(entry, Utterance) and entry.flaw is not None:
-            yield Skipped(entry.id, entry.flaw)
-            continue
+def _transcribed(corpus: Corpus) -> Iterator[Utterance | Skipped]:
+    for entry in corpus.transcribed():
         if isinstance(entry, Utterance) and entry.text is None:
             raise SecateurError(f"{entry.path} has no transcript to measure on: give transcribed speech")
         yield entry

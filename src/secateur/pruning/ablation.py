@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.recognizer import WINDOW_SECONDS, Recognizer, Waveform
+from secateur.recognizer import WINDOW_SECONDS, Recognizer
+from secateur.speech.audio import Waveform
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from secateur.errors import NoResultError
 from secateur.pruning.budget import Budget, format_amount
-from secateur.pruning.curves import CostModel, Floats, Ints, Space
-from secateur.pruning.scores import Elimination, Scores
+from secateur.pruning.curves import Floats, Ints, Space
+from secateur.pruning.elimination import Elimination, Scores
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 
@@ -81,7 +82,10 @@ def check_possible(
 
 
 def _removable(groups: Groups, scores: Scores, uniform: bool) -> dict[str, Elimination]:
-    """The scores of what may go: without what must stay whole, and the layers whose loss would harm most of those that must stay."""
+    """Scores of the groups that may lose units.
+
+    Left out are groups that must stay whole and, so that ``min_layers`` remain, the layers that it would be most harmful to lose.
+    """
     found = {
         name: scores[name]
         for name in groups

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secateur.pruning.scores import Elimination, Scores
+from secateur.pruning.elimination import Elimination, Scores
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Group, Groups
 
 PIECES = 256
@@ -21,23 +21,6 @@ _AHEAD = np.arange(1, 8, 2) / 8  # where on the way to the least that may be kep
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class CostModel(Protocol):
-    """A cost as a function of how many units of each group are kept: `secateur.structure.cost.Cost` is one.
-
-    It does not fall when more is kept.
-    """
-
-    @property
-    def dense(self) -> float:
-        """The cost with nothing removed."""
-
-    def __call__(self, kept: Mapping[str, int], /) -> float:
-        """The cost when that many units of each group are kept; groups that are not listed are whole."""
-
-    def of(self, counts: Tensor, /) -> Tensor:
-        """The same for the numbers kept of all groups in their order, [groups], as a differentiable scalar."""
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,9 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
-from secateur.recognizer import Recognizer
+from secateur.pruning.capture import first_of
+from secateur.recognizer import Inputs, Recognizer
 from secateur.structure.groups import family_of, find_groups
-
-Inputs = Mapping[str, Tensor]
-"""A batch as `Recognizer.prepare` makes it."""
 
 MATCHING_MEMORY = 0.9
 """Share of the distances between layers that is kept from one batch to the next."""
@@ -274,7 +272,7 @@ def _streams(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     streams: list[Tensor] = []
 
     def note(index: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        seen[index] = output[0] if isinstance(output, tuple) else output
+        seen[index] = first_of(output)
 
     handles = [layer.register_forward_hook(partial(note, index)) for index, layer in enumerate(layers)]
     try:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from secateur.errors import SecateurError
 from secateur.pruning.distillation import Distillation
-from secateur.runs import check_above_nothing, check_not_negative
+from secateur.runs import check_above_nothing, check_not_negative, check_precision
 from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 
 PHASES = ("start", "reconstruct", "search", "recover")
-"""The phases that can be left out; slicing cannot, and without a search scores decide whether there is a start or not."""
+"""The phases that can be left out. Slicing always happens, and so does the start where there is no search: something must decide the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Learned:
         search_share: part of the steps, or of the time, for search and recovery that goes into the search.
         rate: peak learning rate of the weights.
         gate_rate: learning rate of the gates.
-        coarse: whether modules and layers have gates of their own in the search. Of eighty that are open with a
-            probability of .99 half of all draws close one, after which a student that has been refitted hears little; a
-            module goes with its last unit too.
+        coarse: whether modules and layers have gates of their own in the search. With eighty, each of them open
+            with a probability of .99, every other draw closes one at least, and a student that was refitted hears little then. A module goes
+            without a gate too, with its last unit.
         batch_seconds: audio in a batch, padding included.
-        augment: what training speech goes through, one of `AUGMENTATIONS`. At another speed, and so in another voice, every
-            time there is as much to learn from it again; as it is little the second time.
+        augment: what training speech goes through, one of `AUGMENTATIONS`. Speech at another speed, and so in
+            another voice, teaches as much as new speech; the same once more teaches little.
         distillation: what the loss is made of.
         transcripts: whether the task loss takes transcripts where there are any; else always what the teacher hears.
         precision: ``bfloat16``, ``float32``, or ``auto``: bfloat16 where the processor has it.
@@ -60,8 +60,7 @@ class Learned:
         unknown = [phase for phase in self.phases if phase not in PHASES]
         if unknown:
             raise SecateurError(f"there is no phase {unknown[0]!r}; choose among {', '.join(PHASES)}")
-        if self.precision not in ("auto", "bfloat16", "float32"):
-            raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+        check_precision(self.precision)
         Augmentation.of(self.augment)
         if not (0 < self.batch_seconds < math.inf):
             raise SecateurError(

@@ -15,9 +15,7 @@ Louizos et al. 2018 (arXiv 1712.01312) for the gates, Jiang et al. 2023 (arXiv 2
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,10 +24,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.evaluation.timing import threads as using_threads
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.constraint import Constraints
-from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import Distiller, transcript_tokens
 from secateur.pruning.gates import Gates
 from secateur.pruning.learned import Learned
@@ -39,9 +37,11 @@ from secateur.pruning.oneshot import Decision, Judgement, OneShot, carry_out, de
 from secateur.pruning.rounding import round_to_plan
 from secateur.pruning.schedule import Schedule
 from secateur.pruning.start import opening, unslice
-from secateur.recognizer import Recognizer, Waveform
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import Waveform
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.pool import SpeechPool
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
@@ -126,30 +126,30 @@ class LearnedMethod:
         """
         phases = self.settings.phases
         decision = self._start()
-        plan, teacher = decision.plan, decision.teacher
-        student = self._reconstruct(plan, teacher) if self._knows else teacher
+        plan, teacher = decision.plan, decision.judgement.teacher
+        student = self._reconstruct(plan, teacher) if self._plans_first else teacher
         # The last model that no gradient has touched; recovery may go a part of the way back to it.
         untrained = student
         if "search" in phases:
             plan, student, untrained = self._search(decision, student)
-            if not self._knows:
+            if not self._plans_first:
                 student = untrained = self._reconstruct(plan, teacher, student.model)
         if "recover" in phases:
             student = self._recover(plan, teacher, student, untrained)
         return plan, student
 
     @property
-    def _knows(self) -> bool:
-        """Whether there is a plan before the search, if there is a search."""
+    def _plans_first(self) -> bool:
+        """Whether scores make a plan before anything is trained."""
         return "start" in self.settings.phases or "search" not in self.settings.phases
 
     def _start(self) -> Decision:
         """Scores and the plan that they lead to. Without them, gates begin open."""
-        if not self._knows:
-            return Decision(self.recognizer, {}, PruningPlan.keep(self.groups, {}))
+        if not self._plans_first:
+            return Decision(Judgement(self.recognizer, {}), PruningPlan.keep(self.groups, {}))
 
         def make() -> dict[str, Any]:
-            decision = decide(
+            return decide(
                 self.recognizer,
                 self.groups,
                 self.costs,
@@ -158,35 +158,27 @@ class LearnedMethod:
                 self.oneshot,
                 self.progress.stage,
                 audio_seconds=self.audio_seconds,
-            )
-            return decision.state(self.recognizer) | {
-                "plan": decision.plan.to_json(),
-                "minutes": self.oneshot.minutes_scored,
-            }
+            ).state(self.recognizer)
 
-        made = self.schedule.stage("start", make)
-        # What an earlier version began does not say, here and below.
-        self.minutes_heard["start"] = made.get("minutes", 0.0)
-        known = Judgement.of(made, self.recognizer)
-        return Decision(
-            known.teacher, known.scores, PruningPlan.from_json(made["plan"]).resolved(self.groups)
-        )
+        decision = Decision.of(self.schedule.stage("start", make), self.recognizer, self.groups)
+        self.minutes_heard["start"] = decision.minutes
+        return decision
 
     def _search(self, decision: Decision, refitted: Recognizer) -> tuple[PruningPlan, Recognizer, Recognizer]:
         """The plan, what it leaves of the weights that were learned with it, and of those that the search began with."""
-        teacher = decision.teacher
+        teacher, scores = decision.judgement.teacher, decision.judgement.scores
 
         def beginning() -> Recognizer:
-            model = self._copy(teacher)
+            model = teacher.copy()
             unslice(model.model, refitted.model, self.groups, decision.plan)
             return model
 
         def make() -> dict[str, Any]:
             student = beginning()
-            begin = opening(self.groups, decision.scores, decision.plan)
+            begin = opening(self.groups, scores, decision.plan)
             coarse = self.groups.layers.keys() | self.groups.branches.keys()
             # A module that scores took away must be able to stay away; none else needs a gate of its own.
-            gone = {name for name in decision.scores if not decision.plan.kept.get(name, (0,))}
+            gone = decision.plan.gone & scores.keys()
             gated = [
                 name
                 for name, group in self.groups.items()
@@ -217,7 +209,7 @@ class LearnedMethod:
             def validate() -> float:
                 """What would come out now; the masks stay where they are."""
                 assert self.validate is not None
-                unmasked = self._copy(teacher)
+                unmasked = teacher.copy()
                 unmasked.model.load_state_dict(working.state())
                 return self.validate(self._sliced(rounded(), unmasked))
 
@@ -301,10 +293,10 @@ class LearnedMethod:
         ahead = round(TEACHING * threads) if self.recognizer.model.device.type == "cpu" else 0
 
         def validate_alone() -> float:
-            with _threads(threads):
+            with using_threads(threads):
                 return validate()
 
-        with _threads(threads - ahead):
+        with using_threads(threads - ahead):
             done = run_phase(
                 phase,
                 objective,
@@ -346,14 +338,11 @@ class LearnedMethod:
         model = slice_model(recognizer.model, plan)
         if made is not None:
             model.load_state_dict(made["model"])
-        return Recognizer(model, recognizer.features, recognizer.tokenizer)
-
-    def _copy(self, recognizer: Recognizer) -> Recognizer:
-        return Recognizer(copy.deepcopy(recognizer.model), recognizer.features, recognizer.tokenizer)
+        return recognizer.with_model(model)
 
     def _at_work(self, recognizer: Recognizer) -> Recognizer:
         """A copy of the recogniser in the precision that training computes in."""
-        copied = self._copy(recognizer)
+        copied = recognizer.copy()
         if self.dtype is not None:
             lower(copied.model, self.dtype)
         return copied
@@ -368,14 +357,3 @@ class LearnedMethod:
             return [None if text is None else transcript_tokens(tokenizer, text) for text in batch.texts]
 
         return labels
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Compute in so many threads within the context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

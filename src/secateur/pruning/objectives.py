@@ -10,9 +10,9 @@ from torch import Tensor
 
 from secateur.progress import TARGET
 from secateur.pruning.constraint import Constraints
-from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import Distiller
 from secateur.pruning.gates import Gates
+from secateur.structure.cost import CostModel
 from secateur.training.feed import Batch
 from secateur.training.precision import Working
 from secateur.training.trainer import WeightsObjective

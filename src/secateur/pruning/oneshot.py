@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +14,17 @@ from transformers import PreTrainedModel
 from secateur.errors import SecateurError
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
+from secateur.pruning.elimination import Elimination, Scores
 from secateur.pruning.reconstruction import reconstruct
 from secateur.pruning.rotation import rotate_heads
-from secateur.pruning.scores import SCORES, Elimination, Scores
+from secateur.pruning.scores import SCORES
 from secateur.pruning.statistics import collect
 from secateur.pruning.trials import Trials
 from secateur.pruning.weighting import USUAL, Weighting, by_trial, numbers, weighted
-from secateur.recognizer import Recognizer, Waveform
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import Waveform
 from secateur.speech.sampling import first_batches
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
@@ -44,8 +45,8 @@ class OneShot:
     Attributes:
         score: what decides, one of `scores.SCORES`.
         score_minutes: audio that it looks at.
-        trials: plans that are tried beside the first, each of which shares the budget otherwise between the parts of the model:
-            what is refitted on ten minutes and then diverges least is taken. 0: the first.
+        trials: further plans to try, each of which divides the budget differently between the parts of the model. All are refitted on
+            ten minutes, and the one that then diverges least is taken.
         reconstruct_minutes: audio that the remaining weights are refitted on; none with 0.
         uniform: keep the same fraction of every group; the score only chooses which units.
         seed: of everything that is drawn.
@@ -110,22 +111,35 @@ class Judgement:
         """What `state` was made from."""
         teacher = recognizer
         if state["teacher"]:
-            model = copy.deepcopy(recognizer.model)
-            model.load_state_dict(state["teacher"])
-            teacher = Recognizer(model, recognizer.features, recognizer.tokenizer)
+            teacher = recognizer.copy()
+            teacher.model.load_state_dict(state["teacher"])
         scores = {name: Elimination(tuple(order), rise) for name, (order, rise) in state["scores"].items()}
         return Judgement(teacher, scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decision(Judgement):
+class Decision:
     """What scores lead to.
 
     Attributes:
-        plan: what they say should stay of the teacher.
+        judgement: what units are worth.
+        plan: what should stay of the teacher.
+        minutes: of speech that were scored on.
     """
 
+    judgement: Judgement
     plan: PruningPlan
+    minutes: float = 0.0
+
+    def state(self, recognizer: Recognizer) -> dict[str, Any]:
+        """All of it in tensors and plain values, beside the unpruned recogniser that it is of."""
+        return self.judgement.state(recognizer) | {"plan": self.plan.to_json(), "minutes": self.minutes}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], recognizer: Recognizer, groups: Groups) -> Decision:
+        """What `state` was made from."""
+        plan = PruningPlan.from_json(state["plan"]).resolved(groups)
+        return cls(Judgement.of(state, recognizer), plan, state.get("minutes", 0.0))
 
 
 def prune_oneshot(
@@ -157,7 +171,7 @@ def prune_oneshot(
     decision = decide(
         recognizer, groups, costs, budget, speech, settings, progress, audio_seconds=audio_seconds
     )
-    return decision.plan, carry_out(decision.plan, decision.teacher, speech, settings, progress)
+    return decision.plan, carry_out(decision.plan, decision.judgement.teacher, speech, settings, progress)
 
 
 def decide(
@@ -176,7 +190,7 @@ def decide(
     plan = share_out(
         judgement, groups, costs, budget, speech, settings, progress, audio_seconds=audio_seconds
     )
-    return Decision(judgement.teacher, judgement.scores, plan)
+    return Decision(judgement, plan, settings.minutes_scored)
 
 
 def share_out(
@@ -296,7 +310,7 @@ def carry_out(
             seed=settings.seed,
             progress=lambda done: progress("reconstructing", done),
         )
-    return Recognizer(student, teacher.features, teacher.tokenizer)
+    return teacher.with_model(student)
 
 
 def with_widths(groups: Groups, scores: Scores, shares: Mapping[str, Tensor]) -> Scores:

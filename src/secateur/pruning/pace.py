@@ -11,7 +11,8 @@ from secateur.pruning.mixing import PARTS
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.trials import REFIT_SECONDS
 from secateur.pruning.validation import FEWEST
-from secateur.recognizer import Recognizer, Waveform
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import Waveform
 from secateur.speech.sampling import first_batches
 
 SHARE = 0.25
@@ -33,7 +34,8 @@ HEARD_SECONDS = 20.0
 """Speech that the pace is measured on."""
 
 FINE, COARSE = 10.0, 5.0
-"""Up to so many minutes are whole ones, and more are fives: so the pace of a machine, which never is the same twice, changes little."""
+"""Below `FINE` minutes are rounded down to whole ones, above to multiples of `COARSE`, so that settings seldom change with the noise of
+the measured pace."""
 
 
 def in_time(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ from secateur.models.precision import cast
 from secateur.progress import ProgressBar
 from secateur.pruning.allocation import check_possible
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
 from secateur.pruning.distillation import check_teacher
 from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
@@ -34,9 +32,10 @@ from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import sample_batches, sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free, save_pruned
-from secateur.structure.cost import mac_cost, parameter_cost
+from secateur.structure.cost import CostModel, mac_cost, parameter_cost
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
+from secateur.training.phase import Log
 from secateur.training.workspace import Workspace
 
 ONE_BY_ONE = 1e-3
@@ -77,7 +76,7 @@ def prune(
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
-    log: Callable[[str, Mapping[str, float]], None] | None = None,
+    log: Log | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
 
@@ -95,7 +94,7 @@ def prune(
         before: how the unpruned recogniser hears ``settings.valid``, where that was measured already.
         skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
-        tell: told what cannot be seen from the progress, in a sentence.
+        tell: called with a sentence for the user about what the progress bar does not show.
         log: given each row of the learned method's history as it comes, and the phase that it is of.
 
     Raises:
@@ -200,7 +199,7 @@ class _Task:
         pool: SpeechPool | None,
         valid: Corpus | None,
         teacher: Recognizer | None,
-        log: Callable[[str, Mapping[str, float]], None] | None,
+        log: Log | None,
         tell: Callable[[str], object] | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
@@ -289,7 +288,9 @@ def _in_full(recognizer: Recognizer) -> Recognizer:
     """The recogniser, or a copy in full precision of one whose weights are in half: steps of learning are lost in those."""
     if recognizer.model.dtype not in (torch.float16, torch.bfloat16):
         return recognizer
-    return Recognizer(copy.deepcopy(recognizer.model).float(), recognizer.features, recognizer.tokenizer)
+    full = recognizer.copy()
+    cast(full.model, torch.float32)
+    return full
 
 
 def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:

@@ -31,13 +31,11 @@ from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
 from secateur.pruning.capture import Side, answering, capture, first_of
 from secateur.pruning.regression import Regression
+from secateur.recognizer import Inputs
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import BranchLayout, Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.surgery import Constant
-
-Inputs = Mapping[str, Tensor]
-"""A batch as `Recognizer.prepare` makes it."""
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 # Every so manieth utterance is held out to choose among them.
@@ -100,7 +98,8 @@ class Reconstruction:
     ) -> None:
         self.student, self.teacher, self.batches, self.ridges = student, teacher, batches, ridges
         self.groups = find_groups(teacher, width="width" in plan.kept)
-        self.kept = plan.resolved(self.groups).kept
+        resolved = plan.resolved(self.groups)
+        self.kept, self.gone = resolved.kept, resolved.gone
         self.generator = torch.Generator().manual_seed(seed)
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         utterances = torch.arange(sum(len(batch["attention_mask"]) for batch in batches))
@@ -121,7 +120,7 @@ class Reconstruction:
         survivors = iter(self.student.get_submodule(self.groups.family.layers))
         for done, (name, path) in enumerate(self.groups.layers.items(), start=len(front) + 1):
             teacher_layer = self.teacher.get_submodule(path)
-            if self.kept.get(name, (0,)):
+            if name not in self.gone:
                 self._refit_layer(path, next(survivors), teacher_layer)
             else:
                 self.teacher_stream = [

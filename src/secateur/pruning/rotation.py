@@ -11,7 +11,6 @@ softmax, hence covariances of keys are taken about their mean; that of values is
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.models.conformer import RelativeAttention
-from secateur.recognizer import Recognizer, Waveform
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import Waveform
 
 # Directions with less of the largest variance than this are noise of rounding.
 SMALLEST = 1e-9
@@ -52,13 +52,13 @@ def rotate_heads(
         waveforms: a few minutes of speech.
 
     Returns:
-        A recogniser that hears the same, the given one where there is nothing to rotate, and for each rotated module, by path, the share that each dimension has in the
-        energy of the logits, [query/key width], falling.
+        A recogniser that hears the same, the given one where there is nothing to rotate; and for each rotated module, by path, the
+        share that each dimension has in the energy of the logits, [query/key width], falling.
     """
     if not any(isinstance(module, RelativeAttention) for module in recognizer.model.modules()):
         return recognizer, {}
-    model = copy.deepcopy(recognizer.model)
-    rotated = Recognizer(model, recognizer.features, recognizer.tokenizer)
+    rotated = recognizer.copy()
+    model = rotated.model
     modules = {
         path: module for path, module in model.named_modules() if isinstance(module, RelativeAttention)
     }

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
+from secateur.pruning.elimination import Elimination
 from secateur.pruning.gates import Gates
-from secateur.pruning.scores import Elimination
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Group, Groups
 from secateur.structure.plan import PruningPlan
 

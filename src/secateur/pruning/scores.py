@@ -16,8 +16,6 @@ from secateur.pruning.surgeon import surgeon_order
 from secateur.structure.axes import Dim, kept_positions, size
 from secateur.structure.groups import Groups, Site
 
-__all__ = ["SCORES", "Elimination", "Score", "Scores"]
-
 
 @dataclass(frozen=True)
 class Score:

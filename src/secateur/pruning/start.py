@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.pruning.scores import Scores
+from secateur.pruning.elimination import Scores
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
@@ -43,8 +43,9 @@ def unslice(model: PreTrainedModel, sliced: PreTrainedModel, groups: Groups, pla
         groups: of ``model``.
         plan: between the two.
     """
-    kept = plan.resolved(groups).kept
-    layers = [path for name, path in groups.layers.items() if kept.get(name, (0,))]
+    plan = plan.resolved(groups)
+    kept, empty = plan.kept, plan.gone
+    layers = [path for name, path in groups.layers.items() if name not in empty]
     gone = tuple(f"{path}." for path in groups.layers.values() if path not in layers)
     renamed = {f"{path}.": f"{groups.family.layers}.{i}." for i, path in enumerate(layers)}
     # What a module without units still adds lies in the module itself.
@@ -59,7 +60,7 @@ def unslice(model: PreTrainedModel, sliced: PreTrainedModel, groups: Groups, pla
             path = next(
                 (new + alias[len(old) :] for old, new in renamed.items() if alias.startswith(old)), alias
             )
-            if path in smaller and not (alias == name and any(not kept.get(n, (0,)) for n in layout.needs)):
+            if path in smaller and not (alias == name and empty.intersection(layout.needs)):
                 tensor[_at(tensor, [kept_positions(dim, kept) for dim in layout.dims])] = smaller[path]
                 break
 

@@ -22,7 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import SecateurError
 from secateur.pruning.ablation import Ablation, Ablator, ablate, remove_layers
-from secateur.recognizer import WINDOW_SECONDS, Recognizer, Waveform
+from secateur.recognizer import WINDOW_SECONDS, Recognizer
+from secateur.speech.audio import Waveform
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 
@@ -37,7 +38,7 @@ RECENT = 4096
 """Gradients whose lengths tell the quantile."""
 
 Kind = Literal["activations", "gram", "metric", "gates", "slopes", "weights", "ablations", "depth"]
-"""What can be gathered: the fields of `LayerStatistics` and `Statistics`."""
+"""What can be gathered. ``activations`` are the means and squares of `LayerStatistics`, which come with every kind but the ablations."""
 
 _FISHER: frozenset[Kind] = frozenset({"metric", "gates", "weights"})
 _BACKWARD: frozenset[Kind] = _FISHER | {"slopes"}
@@ -74,7 +75,8 @@ class Statistics:
         frames: output frames of the model.
         layers: by module, for every module at whose input a gate sits.
         gates: by group, the diagonal of the Fisher information in the gates of its units, per frame, [size].
-        slopes: by group, the absolute gradients in the gates of how unlikely an utterance's likeliest labels are, per frame, [size].
+        slopes: by group, the absolute gradient, in each gate, of the negative log-likelihood of an utterance's most likely labels, per frame,
+            [size].
         weights: by parameter of two and more dimensions, the diagonal of its Fisher information, per frame, in its shape.
         ablations: by module, layer, and group that lies in no module, what is lost without it.
         depth: by layer, in the order in which they go one after the other, the divergence when it is gone too.

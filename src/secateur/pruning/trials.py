@@ -10,7 +10,8 @@ import torch
 
 from secateur.pruning.distillation import Distillation, Distiller, Taught
 from secateur.pruning.reconstruction import reconstruct
-from secateur.recognizer import Recognizer, Waveform
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import Waveform
 from secateur.speech.sampling import first_batches
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
@@ -46,7 +47,7 @@ class Trials:
         """The divergence in nats, by the mean over frames."""
         student = slice_model(self.teacher.model, plan)
         reconstruct(student, self.teacher.model, plan, self._refit, seed=self.seed)
-        smaller = Recognizer(student, self.teacher.features, self.teacher.tokenizer)
+        smaller = self.teacher.with_model(student)
         distiller = Distiller(self.teacher, smaller, Distillation(hidden=0.0), plan.kept.get("width"))
         if not self._taught:
             self._taught = [replace(distiller.teach(inputs), streams=[]) for inputs in self._judged]

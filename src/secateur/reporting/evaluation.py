@@ -11,9 +11,7 @@ from rich.text import Text
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.progress import clock
-from secateur.reporting.numbers import short
-
-SIGNIFICANT = 0.05
+from secateur.reporting.numbers import short, significant
 
 
 def evaluation_table(model: str, evaluation: Evaluation, worst: int = 0) -> RenderableType:
@@ -30,7 +28,7 @@ def evaluation_table(model: str, evaluation: Evaluation, worst: int = 0) -> Rend
 def comparison_text(comparison: Comparison) -> RenderableType:
     """What `rich` prints of two models: their difference, and whether it is more than chance."""
     bootstrap, pairs = comparison.bootstrap, comparison.matched_pairs
-    verdict = "is more than chance" if max(bootstrap.p, pairs.p) < SIGNIFICANT else "may be chance"
+    verdict = "is more than chance" if significant(bootstrap.p, pairs.p) else "may be chance"
     low, high = 100 * bootstrap.interval.low, 100 * bootstrap.interval.high
     return Group(
         Text(f"The difference of {100 * comparison.difference:+.2f} points of WER {verdict}.", style="bold"),

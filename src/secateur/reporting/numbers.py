@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+SIGNIFICANT = 0.05
+
+
+def significant(*probabilities: float) -> bool:
+    """Whether a difference is more than chance by every test that it was put to."""
+    return max(probabilities) < SIGNIFICANT
+
 
 def short(number: float) -> str:
     """Three figures and a magnitude: `13.2 M`."""

@@ -21,8 +21,6 @@ from secateur.reporting.training import training_page
 PAGE = "report.html"
 """What the page of a run is called, in the run's folder."""
 
-SIGNIFICANT = 0.05
-
 
 def run_page(folder: str | Path) -> str:
     """The page of one run, as HTML.
@@ -108,7 +106,7 @@ def _test(result: Result) -> dict[str, Any] | None:
         "bootstrap": float(bootstrap["p"]),
         "pairs": float(pairs["p"]),
         "segments": int(pairs["segments"]),
-        "significant": max(bootstrap["p"], pairs["p"]) < SIGNIFICANT,
+        "significant": numbers.significant(bootstrap["p"], pairs["p"]),
     }
 
 

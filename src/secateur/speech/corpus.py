@@ -69,6 +69,14 @@ class Corpus:
             if len(seen) == self.limit:
                 return
 
+    def transcribed(self) -> Iterator[Utterance | Skipped]:
+        """`entries` for who needs what is said: an utterance whose transcript cannot be read is skipped."""
+        for entry in self.entries():
+            if isinstance(entry, Utterance) and entry.flaw is not None:
+                yield Skipped(entry.id, entry.flaw)
+            else:
+                yield entry
+
 
 def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     """Recognise what `data` is by looking at it, and open it without reading it through.

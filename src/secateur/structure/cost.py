@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +26,23 @@ from secateur.structure.layout import Patterns
 
 Term = tuple[int, Dim, tuple[str, ...]]
 """A coefficient, the axes along which it counts once per kept unit, and the groups without any unit of which it is 0."""
+
+
+class CostModel(Protocol):
+    """A cost as a function of how many units of each group are kept: `Cost` is one, and measured `latency` another.
+
+    It does not fall when more is kept.
+    """
+
+    @property
+    def dense(self) -> float:
+        """The cost with nothing removed."""
+
+    def __call__(self, kept: Mapping[str, int], /) -> float:
+        """The cost when that many units of each group are kept; groups that are not listed are whole."""
+
+    def of(self, counts: Tensor, /) -> Tensor:
+        """The same for the numbers kept of all groups in their order, [groups], as a differentiable scalar."""
 
 
 class Products:

@@ -75,12 +75,17 @@ class PruningPlan:
             )
         for name, units in self.kept.items():
             _check_units(groups, name, units, self.sizes.get(name), source)
-        layers = sum(len(self.kept.get(name, (0,))) for name in groups.layers)
+        layers = len(groups.layers) - len(self.gone.intersection(groups.layers))
         if layers < groups.min_layers:
             raise SecateurError(f"{source} keeps {layers} layers; at least {groups.min_layers} must stay")
 
         kept = _canonical(groups, self.kept)
         return replace(self, kept=kept, sizes={name: groups[name].size for name in kept})
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Groups of which no unit stays: modules and layers that go, and modules' last units."""
+        return frozenset(name for name, units in self.kept.items() if not units)
 
     def counts(self) -> dict[str, int]:
         """Units kept of each listed group, as a cost takes them."""

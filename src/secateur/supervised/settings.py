@@ -106,8 +106,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise SecateurError(f"there is no size {self.size!r}; choose one of {', '.join(SIZES)}")
-        if self.precision not in ("auto", "bfloat16", "float32"):
-            raise SecateurError(f"there is no precision {self.precision!r}; give auto, bfloat16 or float32")
+        runs.check_precision(self.precision)
         if self.optimizer not in (None, *OPTIMIZERS):
             raise SecateurError(f"there is no optimizer {self.optimizer!r}; give {' or '.join(OPTIMIZERS)}")
         runs.check_above_nothing(

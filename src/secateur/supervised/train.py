@@ -78,7 +78,7 @@ def train(
         device: where the model computes.
         skips: collects what cannot be read of the speech, and gives up past its limit.
         progress: told about the work as it goes.
-        tell: told what cannot be seen from the progress, in a sentence.
+        tell: called with a sentence for the user about what the progress bar does not show.
         log: given each row of the history as it comes, and what it is of.
 
     Raises:

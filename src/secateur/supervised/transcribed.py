@@ -36,12 +36,9 @@ class Transcribed:
     def __call__(self) -> Iterator[Utterance | Skipped]:
         self.wordless = self.long = 0
         words = normaliser("basic")
-        for entry in self.corpus.entries():
+        for entry in self.corpus.transcribed():
             if isinstance(entry, Skipped):
                 yield entry
-                continue
-            if entry.flaw is not None:
-                yield Skipped(entry.id, entry.flaw)
                 continue
             text = words(entry.text or "")
             if not text:
@@ -97,12 +94,9 @@ def scorable(data: str | Path, limit: int | None) -> Corpus:
         SecateurError: an utterance has no transcript, the corpus is not there, or too much of it has no header that can be read.
     """
     valid, skips = open_corpus(data, limit=limit), SkipLog()
-    for entry in valid.entries():
+    for entry in valid.transcribed():
         if isinstance(entry, Skipped):
             skips.skip(entry)
-            continue
-        if entry.flaw is not None:
-            skips.skip(Skipped(entry.id, entry.flaw))
             continue
         if entry.text is None:
             raise SecateurError(

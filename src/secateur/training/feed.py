@@ -298,7 +298,7 @@ def _stretches(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> list[Stretch]:
-    """All utterances in random order, at their speeds; two are joined where a batch holds both, and no longer than the longest."""
+    """All utterances in random order, at their speeds; two are spliced if the result fits a batch and is no longer than the longest."""
     lengths = seconds.tolist()
     longest = min(batch_seconds, max(lengths))
     stretches: list[Stretch] = []

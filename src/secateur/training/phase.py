@@ -63,7 +63,7 @@ def run_phase(
             shown["WER"] = f"{errors[-1]:.2%}"
         progress.advance(1, audio_seconds=seconds, **shown)
 
-    checkpoint = workspace.progress(name)
+    checkpoint = workspace.so_far(name)
     trainer = Trainer(objective, parameters, loop, checkpoint=checkpoint, validate=validate, report=report)
     logged = len(trainer.progress.history)
     progress.begin(name, trainer.progress.total, trainer.progress.step)

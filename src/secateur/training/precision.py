@@ -18,7 +18,7 @@ class Working:
     """A model at work in half precision.
 
     Small steps are lost in bfloat16, which has three digits. So an optimiser moves `parameters`, twins in full precision
-    which are given the model's gradients, and `spread` brings the model's weights after them. Casting the whole model once
+    which are given the model's gradients, and `update_model` brings the model's weights after them. Casting the whole model once
     a step is three times as fast on a CPU as casting in every layer, which is what `torch.autocast` does.
 
     Args:
@@ -45,7 +45,7 @@ class Working:
         return [self._twins.get(name, parameter) for name, parameter in self.model.named_parameters()]
 
     @torch.no_grad()
-    def spread(self) -> None:
+    def update_model(self) -> None:
         """Bring the model after its parameters; to be called after every step."""
         for name, parameter in self.model.named_parameters():
             if name in self._twins:

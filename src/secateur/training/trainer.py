@@ -1,4 +1,4 @@
-"""The loop: an optimiser's steps over a feed, planned to fit the time, that can be killed and go on as if nothing was."""
+"""The training loop: steps planned to fit a time limit; a run that is killed goes on exactly where it was."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class WeightsObjective:
         self.working = working
 
     def stepped(self) -> None:
-        self.working.spread()
+        self.working.update_model()
 
     def skipped(self) -> None:
         pass

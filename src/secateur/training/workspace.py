@@ -108,10 +108,10 @@ class Workspace:
         path = self.folder / f"{name}.pt"
         if not path.exists():
             write_state(path, make())
-            self.progress(name).unlink(missing_ok=True)  # type: ignore[union-attr]
+            self.so_far(name).unlink(missing_ok=True)  # type: ignore[union-attr]
         return read_state(path)
 
-    def progress(self, name: str) -> Path | None:
+    def so_far(self, name: str) -> Path | None:
         """File for what a stage has done so far, which goes when the stage is done."""
         return None if self.folder is None else self.folder / f"{name}.so-far.pt"
 

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from secateur.errors import NoResultError
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
-from secateur.pruning.oneshot import Judgement
+from secateur.pruning.oneshot import Decision, Judgement
 from secateur.recognizer import Recognizer
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 
@@ -49,8 +49,8 @@ def start(
     fraction = _fraction(groups, costs, budget, audio_seconds)
     kept = keep_fraction(copy.deepcopy(recognizer.model), groups, _noise(recognizer), fraction)
     plan = PruningPlan.keep(groups, kept)
-    known = Judgement(recognizer, {}).state(recognizer)
-    return known | {"plan": plan.to_json(), "seconds": perf_counter() - began}
+    decision = Decision(Judgement(recognizer, {}), plan)
+    return decision.state(recognizer) | {"seconds": perf_counter() - began}
 
 
 def keep_fraction(

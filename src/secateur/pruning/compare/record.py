@@ -35,7 +35,7 @@ class Row:
         steps: of gradient, by phase.
         seconds: wall-clock time by stage and by phase. Those of stages are of the process that ended the run, and of them
             ``prune`` is all phases but the first; those of phases are of whichever process. Of them ``start`` has the
-            scoring in it, which other runs may share, and ``refit`` is a part of ``search``.
+            scoring in it, which other runs may share.
     """
 
     method: str

@@ -21,7 +21,6 @@ from secateur.pruning.compare import outsider
 from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
 from secateur.pruning.compare.scores import Judge
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
-from secateur.pruning.curves import CostModel
 from secateur.pruning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.pace import in_time
@@ -34,6 +33,7 @@ from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups, find_groups
 from secateur.training.workspace import Workspace, differences
 
@@ -85,7 +85,7 @@ def compare(
     for speech in (settings.data, settings.valid, settings.test):
         if speech is not None:
             open_corpus(speech)
-    same = _Same(settings, recognizer, out / SCORED, SkipLog() if skips is None else skips, progress, tell)
+    same = _Shared(settings, recognizer, out / SCORED, SkipLog() if skips is None else skips, progress, tell)
     unpruned, rows = known.unpruned, []
     if not unpruned:
         # First, so that speech which cannot be scored is refused before the work.
@@ -111,7 +111,7 @@ def compare(
     return Comparison(settings.plain(), unpruned, rows, machine)
 
 
-class _Same:
+class _Shared:
     """What is the same for all runs, made when it is first needed."""
 
     def __init__(
@@ -207,7 +207,7 @@ def _refuse_others(folder: Path, settings: PruneSettings) -> None:
         )
 
 
-def _begin(method: str, run: PruneSettings, folder: Path, same: _Same) -> bool:
+def _begin(method: str, run: PruneSettings, folder: Path, same: _Shared) -> bool:
     """Do the first phase of a run, by what runs share; whether it was done in an earlier call."""
     if (Workspace.place(folder) / f"{START}.pt").exists():
         return True
@@ -227,7 +227,7 @@ def _row(
     budget: str,
     folder: Path,
     settings: CompareSettings,
-    same: _Same,
+    same: _Shared,
     tell: Callable[[str], object] | None,
 ) -> Row:
     """Prune, where that is not done yet, and measure."""

@@ -11,10 +11,11 @@ from typing import Any
 from secateur.errors import SecateurError
 from secateur.files import make_folder
 from secateur.pruning.budget import Budget
-from secateur.pruning.curves import CostModel
-from secateur.pruning.oneshot import Judgement, Stages, judge, share_out
+from secateur.pruning.oneshot import Decision, Judgement, Stages, judge, share_out
 from secateur.pruning.settings import PruneSettings
-from secateur.recognizer import Recognizer, Waveform
+from secateur.recognizer import Recognizer
+from secateur.speech.audio import Waveform
+from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
 from secateur.training.checkpoint import read_state, write_state
 
@@ -48,8 +49,9 @@ class Judge:
         """
         scored = self._scored(settings)
         began = perf_counter()
+        judgement = Judgement.of(scored, self.recognizer)
         plan = share_out(
-            Judgement.of(scored, self.recognizer),
+            judgement,
             self.groups,
             costs,
             Budget.parse(settings.keep),
@@ -58,13 +60,8 @@ class Judge:
             self.progress,
             audio_seconds=settings.audio_seconds,
         )
-        return {
-            "teacher": scored["teacher"],
-            "scores": scored["scores"],
-            "plan": plan.to_json(),
-            "minutes": settings.oneshot.minutes_scored,
-            "seconds": scored["seconds"] + perf_counter() - began,
-        }
+        decision = Decision(judgement, plan, settings.oneshot.minutes_scored)
+        return decision.state(self.recognizer) | {"seconds": scored["seconds"] + perf_counter() - began}
 
     def _scored(self, settings: PruneSettings) -> dict[str, Any]:
         file = self.folder / f"{settings.oneshot.score}.pt"
