@@ -138,8 +138,28 @@ def test_the_arena_records_a_row_at_a_time_and_says_what_could_not_be(run: Run, 
     readme = importlib.import_module("benchmarks.readme")
     text = readme.section(tmp_path / "results")
     assert "| `params=80%,macs=80%` | `magnitude` |" in text
-    other = second["arena_layerdrop_params80_macs80"]["figures"]["row"]
-    assert other["error"] is None or f"`layerdrop` at `params=80%,macs=80%`: {other['error']}." in text
+    assert second["arena_layerdrop_params80_macs80"]["figures"]["row"]["error"] is None
+    some[1] = "30%"
+    error = run("arena", *some, "--methods", "layerdrop")["arena_layerdrop_params30_macs30"]["figures"][
+        "row"
+    ]["error"]
+    assert "cannot be met" in error
+    text = readme.section(tmp_path / "results")
+    assert f"`layerdrop` at `params=30%,macs=30%`: {error}." in text
+
+
+def test_a_learned_row_is_published_with_its_plan(run: Run, tmp_path: Path) -> None:
+    some = ["--budgets", "params=80%", "--steps", 2, "--models", tmp_path / "models"]
+    made = run("learned", *some, "--publish")
+    assert set(made) == {"recovered_params80", "recovered_params80_test"}
+    figures = made["recovered_params80"]["figures"]
+    assert 0.7 < figures["kept"]["params"] <= 0.8
+    assert figures["history"]["recover"][-1]["step"] == 2
+    assert made["recovered_params80_test"]["figures"]["utterances"] == 4
+    plans = list((tmp_path / "results" / "plans").iterdir())
+    assert [plan.name for plan in plans] == ["recovered_params80.json"]
+    assert plans[0].read_bytes() == (tmp_path / "models" / "recovered_params80" / "plan.json").read_bytes()
+    assert run("learned", *some)["recovered_params80"] == made["recovered_params80"]
 
 
 def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_path: Path) -> None:

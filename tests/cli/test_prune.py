@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from secateur.pruning.oneshot import OneShot
 from secateur.pruning.scope import Scope
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
+from secateur.training.workspace import differences
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -333,6 +335,64 @@ def test_minutes_on_the_command_line_go_above_the_steps_of_a_config(
     for options in ((), ("--minutes", 20)):
         run("prune", "--config", tmp_path / "run.yaml", "--out", tmp_path / "out", *options)
     assert [(each.steps, each.minutes) for each in asked] == [(5, 45), (None, 20)]
+
+
+OPTIONS = {
+    "--teacher": ("first.nemo", "teacher", "first.nemo"),
+    "--valid": ("spoken", "valid", "spoken"),
+    "--method": ("oneshot", "method", "oneshot"),
+    "--score": ("wanda", "oneshot.score", "wanda"),
+    "--score-minutes": ("3", "oneshot.score_minutes", 3.0),
+    "--trials": ("4", "oneshot.trials", 4),
+    "--refit-minutes": ("5", "oneshot.reconstruct_minutes", 5.0),
+    "--uniform": (None, "oneshot.uniform", True),
+    "--seed": ("6", "oneshot.seed", 6),
+    "--minutes": ("7", "learned.minutes", 7.0),
+    "--steps": ("8", "learned.steps", 8),
+    "--phases": ("start,recover", "learned.phases", ["start", "recover"]),
+    "--batch-seconds": ("9", "learned.batch_seconds", 9.0),
+    "--augment": ("masks", "learned.augment", "masks"),
+    "--precision": ("float32", "learned.precision", "float32"),
+    "--multiple-of": ("10", "scope.multiple_of", 10),
+    "--min-heads": ("1", "scope.min_heads", 1),
+    "--width": (None, "scope.width", True),
+    "--whole": ("layers.0.*,layers.1", "scope.whole", ["layers.0.*", "layers.1"]),
+}
+"""Of every option but those that a run needs: a value, the setting that it is of, and what that is then."""
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_option_decides_its_setting_and_no_other(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
+) -> None:
+    asked: list[PruneSettings] = []
+
+    def note(settings: PruneSettings, *_: object, **__: object) -> None:
+        asked.append(settings)
+        raise SecateurError("enough")
+
+    monkeypatch.setattr(secateur.pruning.prune, "prune", note)
+    value, name, expected = OPTIONS[option]
+    words = ["prune", model, "--data", "speech", "--keep", "params=60%", "--out", tmp_path / "out"]
+    if option != "--score":
+        # A score that judges all there is, so that every option has something to say.
+        words += ["--score", "magnitude"]
+    run(*words)
+    run(*words, option, *([] if value is None else [value]))
+    before, after = asked
+    changed = [said.partition(" was ")[0] for said in differences(before.plain(), after.plain())]
+    assert changed == [name]
+    setting: Any = after.plain()
+    for part in name.split("."):
+        setting = setting[part]
+    assert setting == expected
+
+
+def test_no_option_is_left_out_above() -> None:
+    given_apart = {"model", "data", "keep", "limit"}
+    assert command.SETTINGS.keys() - given_apart == {
+        option.removeprefix("--").replace("-", "_") for option in OPTIONS
+    }
 
 
 @pytest.mark.parametrize(

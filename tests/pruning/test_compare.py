@@ -16,7 +16,7 @@ import soundfile
 
 import secateur
 from secateur.errors import SecateurError
-from secateur.pruning import method
+from secateur.pruning import method, pace
 from secateur.pruning.compare import (
     METHODS,
     RECORD,
@@ -422,3 +422,20 @@ def test_speech_without_transcripts_is_refused_before_the_work(
 def test_a_fraction_stands_for_parameters_and_macs(texts: list[str], budgets: tuple[str, ...]) -> None:
     assert read_budgets(texts) == budgets
     assert read_budgets(budgets) == budgets
+
+
+def test_the_pace_is_measured_once_for_all_runs_by_the_clock(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paces = iter([60.0])
+    monkeypatch.setattr(pace, "pace", lambda *_: next(paces))
+    monkeypatch.setattr(pace, "FEWEST_MINUTES", 0.1)
+    learned = Learned(minutes=0.01, batch_seconds=1.0, precision="float32", valid_utterances=0)
+    oneshot = OneShot(score_minutes=0.3, reconstruct_minutes=0.2)
+    compare(settings("wanda", "magnitude", learned=learned, oneshot=oneshot), tmp_path / "out")
+    heard = [
+        json.loads(report.read_text(encoding="utf-8"))["minutes_heard"]
+        for report in sorted((tmp_path / "out").glob("*/report.json"))
+    ]
+    # Magnitudes are those of weights, which need no speech.
+    assert heard == [{"start": minutes, "reconstruct": 0.1} for minutes in (0.0, 0.1)]

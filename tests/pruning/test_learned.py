@@ -439,6 +439,8 @@ def test_precision_is_that_of_the_weights_unless_they_are_single(
     for able in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
         assert working_type("auto", model) is (torch.bfloat16 if able else None)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert working_type("auto", model) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,6 +322,27 @@ def test_the_smallest_possible_budget_that_is_named_is_possible(settings: MakeSe
     prune(settings(f"params={smallest * 1.01}%"))
     with pytest.raises(SecateurError, match="cannot be met"):
         prune(settings(f"params={smallest * 0.99}%"))
+
+
+def test_utterances_that_changed_are_quoted_the_most_harmed_first_and_the_most_mended_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def heard(*errors: int) -> Any:
+        rows = [
+            SimpleNamespace(
+                id=str(number), seconds=1.0, reference="a", hypothesis="b", words=SimpleNamespace(errors=each)
+            )
+            for number, each in enumerate(errors)
+        ]
+        return SimpleNamespace(rows=rows)
+
+    def quoted() -> list[tuple[str, list[int]]]:
+        changed = room._changed(heard(1, 1, 1, 5, 2), heard(4, 2, 1, 0, 1))
+        return [(row["id"], row["errors"]) for row in changed]
+
+    assert quoted() == [("0", [1, 4]), ("1", [1, 2]), ("4", [2, 1]), ("3", [5, 0])]
+    monkeypatch.setattr(room, "CHANGED", 1)
+    assert quoted() == [("0", [1, 4]), ("3", [5, 0])]
 
 
 def test_unknown_methods_and_scores_are_refused(model: Path, speech: Path) -> None:

@@ -77,6 +77,7 @@ def prune(
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
     log: Log | None = None,
+    within: PruneSettings | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
 
@@ -96,6 +97,7 @@ def prune(
         progress: told about the work as it goes.
         tell: called with a sentence for the user about what the progress bar does not show.
         log: given each row of the learned method's history as it comes, and the phase that it is of.
+        within: the settings with what of them fits the time, where that is known; else a run by the clock finds it out.
 
     Raises:
         SecateurError: something that is asked for is not there, not sound, or not possible. There is no result then.
@@ -127,7 +129,7 @@ def prune(
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
         else:
-            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log, tell)
+            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log, tell, within)
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
@@ -201,6 +203,7 @@ class _Task:
         teacher: Recognizer | None,
         log: Log | None,
         tell: Callable[[str], object] | None,
+        within: PruneSettings | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
         dense = _in_full(self.dense)
@@ -216,9 +219,11 @@ class _Task:
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         with self.clock.time("prune"):
-            oneshot, learned = in_time(
-                settings.oneshot, settings.learned, dense, sample, float(everything.seconds.mean()), tell
-            )
+            if within is None:
+                seconds = float(everything.seconds.mean())
+                oneshot, learned = in_time(settings.oneshot, settings.learned, dense, sample, seconds, tell)
+            else:
+                oneshot, learned = within.oneshot, within.learned
             validate = self._validation(learned.valid_utterances, valid, held, teacher or dense)
             run = LearnedMethod(
                 dense,

@@ -81,7 +81,9 @@ def working_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
         return torch.bfloat16
     if model.device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    has_it = model.device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    # Earlier versions of PyTorch do not tell.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    has_it = model.device.type == "cpu" and capabilities.get("avx512_bf16", False)
     return torch.bfloat16 if has_it else None
 
 

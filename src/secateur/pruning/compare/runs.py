@@ -160,9 +160,15 @@ class _Shared:
         return Judge(self.recognizer, self.groups, sample, self.scored, self.progress.stage)
 
     def in_time(self, run: PruneSettings) -> PruneSettings:
-        """A run's settings with as much speech to score on as leaves it time to train."""
-        oneshot, _ = self._within
-        return run.changed({"oneshot.score_minutes": oneshot.score_minutes})
+        """A run's settings with as much speech to score, refit and validate on as leaves time to train: the same for all."""
+        oneshot, learned = self._within
+        return run.changed(
+            {
+                "oneshot.score_minutes": oneshot.score_minutes,
+                "oneshot.reconstruct_minutes": oneshot.reconstruct_minutes,
+                "learned.valid_utterances": learned.valid_utterances,
+            }
+        )
 
     @cached_property
     def _within(self) -> tuple[OneShot, Learned]:
@@ -246,6 +252,7 @@ def _row(
                 skips=same.skips,
                 progress=same.progress,
                 tell=tell if goes_on else None,
+                within=same.in_time(run),
             )
         except NoResultError as error:
             return Row(method, budget, error=str(error))
