@@ -176,15 +176,7 @@ class LearnedMethod:
         def make() -> dict[str, Any]:
             student = beginning()
             begin = opening(self.groups, scores, decision.plan)
-            coarse = self.groups.layers.keys() | self.groups.branches.keys()
-            # A module that scores took away must be able to stay away; none else needs a gate of its own.
-            gone = decision.plan.gone & scores.keys()
-            gated = [
-                name
-                for name, group in self.groups.items()
-                if len(group.counts()) > 1 and (self.settings.coarse or name not in coarse or name in gone)
-            ]
-            gates = Gates(self.groups, gated, log_alpha=begin).to(student.model.device)
+            gates = Gates(self.groups, self._gated(decision), log_alpha=begin).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
             with torch.no_grad():
                 counts = gates.expected_counts()
@@ -229,6 +221,17 @@ class LearnedMethod:
         self.history["search"] = made["history"]
         plan = PruningPlan.from_json(made["plan"]).resolved(self.groups)
         return plan, self._sliced(plan, teacher, made), self._sliced(plan, beginning())
+
+    def _gated(self, decision: Decision) -> list[str]:
+        """Groups that the search may take from."""
+        coarse = self.groups.layers.keys() | self.groups.branches.keys()
+        # A module that scores took away must be able to stay away; none else needs a gate of its own.
+        gone = decision.plan.gone & decision.judgement.scores.keys()
+        return [
+            name
+            for name, group in self.groups.items()
+            if len(group.counts()) > 1 and (self.settings.coarse or name not in coarse or name in gone)
+        ]
 
     def _reconstruct(
         self, plan: PruningPlan, teacher: Recognizer, sliced: PreTrainedModel | None = None

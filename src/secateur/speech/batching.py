@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 from secateur.errors import SecateurError
 from secateur.speech.audio import Waveform, read_audio
@@ -16,6 +17,8 @@ from secateur.speech.utterance import Utterance
 
 BATCH_SECONDS = 30.0
 """A batch that keeps a CPU's caches warm, for a Conformer of 13 M parameters; accelerators want more."""
+
+Item = TypeVar("Item")
 
 # Entries read ahead, for corpora whose entries hold little audio or none.
 _MOST_READY = 1024
@@ -107,26 +110,37 @@ def _batches(
                 held += len(entry.waveform)
                 if held < window_seconds * sample_rate:
                     continue
-            yield from _packed(window, bound)
+            for batch in packed(
+                window, lambda heard: len(heard.waveform), lambda longest: bound // int(longest)
+            ):
+                yield SpeechBatch(
+                    [heard.utterance for heard in batch],
+                    [heard.waveform for heard in batch],
+                    [heard.position for heard in batch],
+                )
             window, held = [], 0
     finally:
         ahead.close()
     skips.check_any_read()
 
 
-def _packed(window: list[_Heard], bound: int) -> Iterator[SpeechBatch]:
-    """The window's utterances, longest first, in batches of at most `bound` samples when padded."""
-    window = sorted(window, key=lambda heard: (-len(heard.waveform), heard.position))
-    first = 0
-    while first < len(window):
-        count = max(1, bound // len(window[first].waveform))
-        batch = window[first : first + count]
-        yield SpeechBatch(
-            [heard.utterance for heard in batch],
-            [heard.waveform for heard in batch],
-            [heard.position for heard in batch],
-        )
-        first += count
+def packed(
+    items: Sequence[Item], length: Callable[[Item], float], room: Callable[[float], int]
+) -> list[list[Item]]:
+    """Batches of items of similar lengths, the longest first; of equals the first first.
+
+    Args:
+        items: what is packed.
+        length: of an item.
+        room: how many items a batch may have whose longest is of that length; one at least.
+    """
+    left = sorted(items, key=length, reverse=True)
+    batches = []
+    while left:
+        count = max(1, room(length(left[0])))
+        batches.append(left[:count])
+        left = left[count:]
+    return batches
 
 
 class _ReadAhead:

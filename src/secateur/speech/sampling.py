@@ -8,7 +8,7 @@ from itertools import islice
 
 from secateur.errors import SecateurError
 from secateur.speech.audio import Waveform
-from secateur.speech.batching import read_batches
+from secateur.speech.batching import packed, read_batches
 from secateur.speech.corpus import Corpus
 from secateur.speech.cutting import cut
 from secateur.speech.pool import SpeechPool
@@ -115,10 +115,11 @@ def _batches(
     batches: list[list[Waveform]] = []
 
     def pack() -> None:
-        packed = _packed(window, int(batch_seconds * sample_rate))
+        bound = int(batch_seconds * sample_rate)
+        together = packed(window, len, lambda longest: bound // int(longest))
         # The longest are together, and whoever stops in a window should not have heard them alone.
-        rng.shuffle(packed)
-        batches.extend(packed)
+        rng.shuffle(together)
+        batches.extend(together)
         window.clear()
 
     left, room = minutes * 60 * sample_rate, WINDOW_SECONDS * sample_rate
@@ -130,15 +131,4 @@ def _batches(
         if sum(map(len, window)) >= room:
             pack()
     pack()
-    return batches
-
-
-def _packed(waveforms: list[Waveform], bound: int) -> list[list[Waveform]]:
-    """Batches of at most ``bound`` samples when padded, the longest first; of one waveform where that alone is longer."""
-    waveforms = sorted(waveforms, key=len, reverse=True)
-    batches = []
-    while waveforms:
-        count = max(1, bound // len(waveforms[0]))
-        batches.append(waveforms[:count])
-        waveforms = waveforms[count:]
     return batches

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from queue import Queue
 from time import perf_counter
@@ -21,7 +22,7 @@ from torch import Tensor
 from secateur.errors import SecateurError
 from secateur.speech.audio import Waveform
 from secateur.speech.augmentation import Augmentation, change_speed
-from secateur.speech.batching import BATCH_SECONDS
+from secateur.speech.batching import BATCH_SECONDS, packed
 from secateur.speech.pool import SpeechPool
 
 if TYPE_CHECKING:
@@ -287,8 +288,9 @@ def epoch_batches(
     rng = np.random.default_rng([seed, _EPOCH, epoch])
     batches: list[list[Stretch]] = []
     for window in _windows(_stretches(seconds, batch_seconds, augmentation, rng), batch_seconds):
-        packed = _packed(window, 0.0 if alone else batch_seconds)
-        batches += [packed[i] for i in rng.permutation(len(packed))]
+        bound = 0.0 if alone else batch_seconds
+        together = packed(window, lambda stretch: stretch.seconds, partial(_size, bound=bound))
+        batches += [together[i] for i in rng.permutation(len(together))]
     return batches
 
 
@@ -330,17 +332,6 @@ def _windows(stretches: list[Stretch], batch_seconds: float) -> Iterator[list[St
             window, held = [], 0.0
     if window:
         yield window
-
-
-def _packed(window: list[Stretch], bound: float) -> list[list[Stretch]]:
-    """Batches of at most ``bound`` seconds when padded; of one stretch where that alone is longer."""
-    window = sorted(window, key=lambda stretch: -stretch.seconds)
-    batches = []
-    while window:
-        size = _size(window[0].seconds, bound)
-        batches.append(window[:size])
-        window = window[size:]
-    return batches
 
 
 def _size(longest: float, bound: float) -> int:
