@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-
-from transformers import PreTrainedModel
 
 from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
 from secateur.evaluation.normalise import Normaliser, normaliser
 from secateur.evaluation.results import Evaluation, UtteranceResult
-from secateur.evaluation.timing import wait_for
+from secateur.evaluation.timing import clocked
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
 from secateur.speech.batching import BATCH_SECONDS, SpeechBatch, read_batches
@@ -72,7 +68,7 @@ def evaluate(
     rows: dict[int, UtteranceResult] = {}
     words = Counts()
     start = perf_counter()
-    with _forward_clock(recognizer.model) as model_clock:
+    with clocked({"model": recognizer.model}, recognizer.model.device) as spent:
         for batch in read_batches(transcribed, recognizer.sample_rate, batch_seconds, skips=skips):
             scored = _score(
                 batch, recognizer.transcribe_batch(batch.waveforms), recognizer.sample_rate, prepare
@@ -97,7 +93,7 @@ def evaluate(
         normalise=normalise,
         audio_seconds=math.fsum(row.seconds for row in in_order),
         wall_seconds=wall_seconds,
-        model_seconds=model_clock.seconds,
+        model_seconds=spent.get("model", 0.0),
         peak_memory_mb=peak_memory_mb(),
         params=counting.parameters(recognizer.model),
         macs_per_second=counting.macs(recognizer.model, MACS_AUDIO_SECONDS) / MACS_AUDIO_SECONDS,
@@ -157,30 +153,3 @@ def _score(
         )
         for utterance, reference, hypothesis, waveform, words, characters, transcript in columns
     ]
-
-
-@dataclass
-class _Clock:
-    seconds: float = 0.0
-    started: float = 0.0
-
-
-@contextmanager
-def _forward_clock(model: PreTrainedModel) -> Iterator[_Clock]:
-    """Add up the time that the model's forward passes take while the block runs."""
-    clock = _Clock()
-
-    def enter(*_: object) -> None:
-        wait_for(model.device)
-        clock.started = perf_counter()
-
-    def leave(*_: object) -> None:
-        wait_for(model.device)
-        clock.seconds += perf_counter() - clock.started
-
-    hooks = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
-    try:
-        yield clock
-    finally:
-        for hook in hooks:
-            hook.remove()

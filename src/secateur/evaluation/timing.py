@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,32 @@ def wait_for(device: str | torch.device) -> None:
     """Wait until a CUDA device has done what is queued on it; on the CPU nothing is ever queued."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def clocked(modules: Mapping[str, nn.Module], device: str | torch.device) -> Iterator[dict[str, float]]:
+    """Seconds in the forward pass of every module, by its name here, added up over its calls within the context.
+
+    Args:
+        modules: by any names; those that are never called get no seconds.
+        device: where they compute; a clock is read when all work queued on it is done.
+    """
+    started: dict[str, float] = {}
+    spent: dict[str, float] = {}
+
+    def enter(name: str, *_: object) -> None:
+        wait_for(device)
+        started[name] = perf_counter()
+
+    def leave(name: str, *_: object) -> None:
+        wait_for(device)
+        spent[name] = spent.get(name, 0.0) + perf_counter() - started[name]
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
+            hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
+        yield spent
 
 
 @contextmanager

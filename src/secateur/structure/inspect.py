@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +12,8 @@ import torch
 from torch import nn
 
 from secateur.errors import SecateurError
+from secateur.evaluation.timing import clocked
 from secateur.evaluation.timing import threads as torch_threads
-from secateur.evaluation.timing import wait_for
 from secateur.structure import counting
 
 if TYPE_CHECKING:
@@ -234,34 +231,8 @@ def _milliseconds(
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
         for done in range(1, 1 + _WARM_UP_RUNS + runs):
-            with _clocks(recognizer.model) as spent:
+            with clocked(dict(recognizer.model.named_modules()), recognizer.model.device) as spent:
                 recognizer.model(**inputs)
             rounds.append(spent)
             progress(done / (_WARM_UP_RUNS + runs))
     return {name: 1e3 * median(spent[name] for spent in rounds[_WARM_UP_RUNS:]) for name in rounds[-1]}
-
-
-@contextmanager
-def _clocks(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Seconds in the forward pass of every module, added up over its calls while the block runs."""
-    device = next(model.parameters()).device
-    started: dict[str, float] = {}
-    spent: dict[str, float] = {}
-
-    def enter(name: str, *_: object) -> None:
-        wait_for(device)
-        started[name] = perf_counter()
-
-    def leave(name: str, *_: object) -> None:
-        wait_for(device)
-        spent[name] = spent.get(name, 0.0) + perf_counter() - started[name]
-
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(partial(enter, name)))
-        hooks.append(module.register_forward_hook(partial(leave, name)))
-    try:
-        yield spent
-    finally:
-        for hook in hooks:
-            hook.remove()
