@@ -24,11 +24,11 @@ class ProgressBar:
     shows `evaluating ━━━━━╸━━━ 64%  41:27 of audio  35 x real time  WER 3.5 %  0:00:32 left`.
 
     Args:
-        description: What is being done, in a word or two.
-        total: How many steps (utterances, updates, layers, ...) there are; None where nobody knows yet. It may be
+        description: what is being done, in a word or two.
+        total: how many steps (utterances, updates, layers, ...) there are; None where nobody knows yet. It may be
             set later.
-        quiet: Show nothing. Nothing is shown either where standard error is not a terminal.
-        console: Where to show it instead of standard error.
+        quiet: show nothing. Nothing is shown either where standard error is not a terminal.
+        console: where to show it instead of standard error.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class ProgressBar:
         """Report progress since the last call.
 
         Args:
-            steps: Steps done.
-            audio_seconds: Seconds of audio they held.
-            figures: What to show beside it, by name, as it shall read.
+            steps: steps done.
+            audio_seconds: seconds of audio they held.
+            figures: what to show beside it, by name, as it shall read.
         """
         self._audio_seconds += audio_seconds
         if self._display is None or self._task is None:

@@ -31,18 +31,18 @@ def transcribe(
     """Hear every utterance of a corpus.
 
     Args:
-        recognizer: What hears.
-        corpus: Speech; whether it is transcribed makes no difference.
-        batch_seconds: Seconds of audio, padding included, that the model is given at once.
-        skips: Collects what cannot be read, and gives up past its limit.
-        progress: Told about each batch.
-        tell: Told about each utterance when it has been heard, which is in any order.
+        recognizer: what hears.
+        corpus: speech; whether it is transcribed makes no difference.
+        batch_seconds: seconds of audio, padding included, that the model is given at once.
+        skips: collects what cannot be read, and gives up past its limit.
+        progress: told about each batch.
+        tell: told about each utterance when it has been heard, which is in any order.
 
     Returns:
         What could be read, with its transcript, in the corpus's order.
 
     Raises:
-        SecateurError: Nothing, or too little, can be read.
+        SecateurError: nothing, or too little, can be read.
     """
     skips = SkipLog() if skips is None else skips
     utterances: list[Utterance] = []

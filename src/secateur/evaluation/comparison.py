@@ -40,7 +40,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """Test whether two recognisers differ, on the same utterances with the same transcripts.
 
     Raises:
-        SecateurError: The evaluations are of different utterances or of differently normalised transcripts.
+        SecateurError: the evaluations are of different utterances or of differently normalised transcripts.
     """
     if (first.normalise, first.utterances) != (second.normalise, second.utterances):
         raise SecateurError(

@@ -78,7 +78,7 @@ def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[li
     makes every hypothesis word an insertion, an empty hypothesis every reference word a deletion.
 
     Raises:
-        ValueError: The two lists differ in length.
+        ValueError: the two lists differ in length.
     """
     alignments: list[list[AlignmentChunk]] = jiwer.process_words(
         list(references), list(hypotheses)
@@ -106,9 +106,9 @@ def resampled_sums(values: NDArray[np.int64], *, replicates: int, seed: int) -> 
     """Draw as many utterances as there are, with replacement, and sum each column; many times.
 
     Args:
-        values: What is summed, [utterances, columns].
-        replicates: How many corpora to draw.
-        seed: Of the generator: the same seed and number of utterances draw the same utterances.
+        values: what is summed, [utterances, columns].
+        replicates: how many corpora to draw.
+        seed: of the generator: the same seed and number of utterances draw the same utterances.
 
     Returns:
         The sums, [replicates, columns].
@@ -143,7 +143,7 @@ def bootstrap_interval(
     does not matter. Speakers are taken as fixed: what another set of speakers would give is not in the interval.
 
     Raises:
-        ValueError: There are no utterances.
+        ValueError: there are no utterances.
     """
     if not counts:
         raise ValueError("an interval needs at least one utterance")

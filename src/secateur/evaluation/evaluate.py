@@ -44,17 +44,17 @@ def evaluate(
     """Transcribe a corpus and score the texts against its transcripts.
 
     Args:
-        recognizer: What hears.
-        corpus: Transcribed speech, or where it lies; see `secateur.speech.corpus.open_corpus`.
-        limit: Take only the first so many utterances.
-        batch_seconds: Seconds of audio, padding included, that the model is given at once.
-        normalise: Text normalisation of transcripts and hypotheses, see `secateur.evaluation.normalise`.
-        skips: Collects what cannot be read, and gives up past its limit.
-        progress: Told about each batch, with the word error rate so far.
-        tell: Told what could not be read, in a sentence, if there is any.
+        recognizer: what hears.
+        corpus: transcribed speech, or where it lies; see `secateur.speech.corpus.open_corpus`.
+        limit: take only the first so many utterances.
+        batch_seconds: seconds of audio, padding included, that the model is given at once.
+        normalise: text normalisation of transcripts and hypotheses, see `secateur.evaluation.normalise`.
+        skips: collects what cannot be read, and gives up past its limit.
+        progress: told about each batch, with the word error rate so far.
+        tell: told what could not be read, in a sentence, if there is any.
 
     Raises:
-        SecateurError: An utterance has no transcript, no transcript has a word, there are no utterances, or too many cannot be read.
+        SecateurError: an utterance has no transcript, no transcript has a word, there are no utterances, or too many cannot be read.
     """
     prepare = normaliser(normalise)
     skips = SkipLog() if skips is None else skips

@@ -28,7 +28,7 @@ def normaliser(name: str) -> Normaliser:
       British and American spellings, so `colour` and `color` stay different words.
 
     Raises:
-        SecateurError: There is no normaliser of that name.
+        SecateurError: there is no normaliser of that name.
     """
     if name not in _NORMALISERS:
         raise SecateurError(

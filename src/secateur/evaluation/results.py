@@ -16,13 +16,13 @@ class UtteranceResult:
     """What became of one utterance: both texts as they were aligned, that is, normalised.
 
     Attributes:
-        id: The utterance's name in the corpus.
-        reference: What was said.
-        hypothesis: What was heard.
-        seconds: Length of its audio.
-        words: Counts of its word alignment.
-        characters: Counts of its character alignment.
-        confidence: The recogniser's own, in [0, 1].
+        id: the utterance's name in the corpus.
+        reference: what was said.
+        hypothesis: what was heard.
+        seconds: length of its audio.
+        words: counts of its word alignment.
+        characters: counts of its character alignment.
+        confidence: the recogniser's own, in [0, 1].
     """
 
     id: str
@@ -54,19 +54,19 @@ class Evaluation:
     """The figures of one run of a recogniser over a corpus.
 
     Attributes:
-        words: Counts of all words.
-        characters: Counts of all characters, spaces between words included.
-        interval: Of the word error rate, 95 %, by bootstrap over utterances.
-        normalise: Name of the text normalisation.
-        audio_seconds: Length of all audio heard.
-        wall_seconds: From opening the corpus to the last text: reading, features, model, decoding.
-        model_seconds: Of those, inside the model's forward passes.
-        peak_memory_mb: Most main memory that the process ever had resident, in units of 10^6 bytes; None where the
+        words: counts of all words.
+        characters: counts of all characters, spaces between words included.
+        interval: of the word error rate, 95 %, by bootstrap over utterances.
+        normalise: name of the text normalisation.
+        audio_seconds: length of all audio heard.
+        wall_seconds: from opening the corpus to the last text: reading, features, model, decoding.
+        model_seconds: of those, inside the model's forward passes.
+        peak_memory_mb: most main memory that the process ever had resident, in units of 10^6 bytes; None where the
             system does not tell.
-        params: Parameters of the model.
-        macs_per_second: Multiply-accumulates for a second of audio, of an utterance of ten seconds.
-        skipped: Utterances that could not be read.
-        rows: Each utterance's result, in the corpus's order.
+        params: parameters of the model.
+        macs_per_second: multiply-accumulates for a second of audio, of an utterance of ten seconds.
+        skipped: utterances that could not be read.
+        rows: each utterance's result, in the corpus's order.
     """
 
     words: Counts
@@ -139,6 +139,6 @@ class Evaluation:
         """Write one JSON object a line for each utterance; the file appears whole or not at all.
 
         Raises:
-            SecateurError: The file cannot be written.
+            SecateurError: the file cannot be written.
         """
         write_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in self.rows))

@@ -32,9 +32,9 @@ class PairedBootstrap:
     """Difference of two word error rates, first minus second: negative where the first hears better.
 
     Attributes:
-        difference: Of the corpus error rates, as a fraction.
-        interval: Of that difference.
-        p: Two-sided: twice the share of resampled corpora in which the sign turns or the difference vanishes.
+        difference: of the corpus error rates, as a fraction.
+        interval: of that difference.
+        p: two-sided: twice the share of resampled corpora in which the sign turns or the difference vanishes.
     """
 
     difference: float
@@ -47,10 +47,10 @@ class MatchedPairs:
     """Outcome of the matched-pairs sentence-segment word error test.
 
     Attributes:
-        segments: How many segments hold an error of either system. The normal approximation wants about 50.
-        mean_difference: Errors of the first minus errors of the second system, per segment.
-        z: The mean in units of its standard error; negative where the first hears better.
-        p: Two-sided.
+        segments: how many segments hold an error of either system. The normal approximation wants about 50.
+        mean_difference: errors of the first minus errors of the second system, per segment.
+        z: the mean in units of its standard error; negative where the first hears better.
+        p: two-sided.
     """
 
     segments: int
@@ -73,14 +73,14 @@ def paired_bootstrap(
     systems negates the difference and its interval, and keeps p, exactly.
 
     Args:
-        first: One system's word counts, an entry for each utterance.
-        second: The other's, for the same utterances in the same order.
-        level: Of the interval.
-        replicates: How many corpora to draw.
-        seed: Of the draws.
+        first: one system's word counts, an entry for each utterance.
+        second: the other's, for the same utterances in the same order.
+        level: of the interval.
+        replicates: how many corpora to draw.
+        seed: of the draws.
 
     Raises:
-        ValueError: There are no utterances, or the two do not have the same reference lengths.
+        ValueError: there are no utterances, or the two do not have the same reference lengths.
     """
     if not first or [item.reference for item in first] != [item.reference for item in second]:
         raise ValueError("a paired test needs both systems' counts of the same utterances, at least one")
@@ -148,10 +148,10 @@ def mapsswe(
     that the test does not depend on which system is called the first.
 
     Args:
-        references: What was said, normalised.
-        first: What one system heard, for the same utterances in the same order.
-        second: What the other one heard.
-        boundary: Words in a row that both must have right between two segments; 2 in the paper's practice.
+        references: what was said, normalised.
+        first: what one system heard, for the same utterances in the same order.
+        second: what the other one heard.
+        boundary: words in a row that both must have right between two segments; 2 in the paper's practice.
     """
     pairs = zip(align_words(references, first), align_words(references, second), strict=True)
     segments = np.concatenate([_NO_SEGMENTS, *(matched_segments(a, b, boundary=boundary) for a, b in pairs)])

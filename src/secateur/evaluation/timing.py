@@ -58,13 +58,13 @@ def interleave(
     """Time callables in turns: each round runs every one once, every other round in reverse order.
 
     Args:
-        candidates: What to run, by name.
-        rounds: Runs of each that are timed.
-        warm_up: Runs of each before those.
-        device: Where they compute; a clock is read when all work queued on it is done.
+        candidates: what to run, by name.
+        rounds: runs of each that are timed.
+        warm_up: runs of each before those.
+        device: where they compute; a clock is read when all work queued on it is done.
 
     Raises:
-        ValueError: There is nothing to run, or no round to time.
+        ValueError: there is nothing to run, or no round to time.
     """
     if not candidates or rounds < 1:
         raise ValueError(f"{len(candidates)} candidates in {rounds} rounds leave nothing to time")
@@ -125,7 +125,7 @@ def threads(count: int | None) -> Iterator[None]:
     """Let PyTorch use that many threads inside the block (None: as many as it has), then as many as before.
 
     Raises:
-        ValueError: The count is below one.
+        ValueError: the count is below one.
     """
     if count is not None and count < 1:
         raise ValueError(f"{count} threads cannot compute anything: ask for at least one")

@@ -49,12 +49,12 @@ class Part:
     """A module of the model and what it costs, all that it holds included.
 
     Attributes:
-        name: As in ``model.named_modules()``.
-        kind: One of `KINDS`.
-        params: Trainable numbers.
-        macs: Multiply-accumulates for one utterance of the inspected length.
-        ms: Median milliseconds in its forward pass, for the whole batch; None where it was not measured.
-        children: The parts it holds.
+        name: as in ``model.named_modules()``.
+        kind: one of `KINDS`.
+        params: trainable numbers.
+        macs: multiply-accumulates for one utterance of the inspected length.
+        ms: median milliseconds in its forward pass, for the whole batch; None where it was not measured.
+        children: the parts it holds.
     """
 
     name: str
@@ -76,11 +76,11 @@ class Inspection:
     """What a model is made of.
 
     Attributes:
-        architecture: The model's class.
-        seconds: Length of the utterance that multiply-accumulates and time are for.
-        batch: How many such utterances were heard at once when time was measured.
-        threads: How many threads PyTorch had then.
-        root: The model as a tree of parts.
+        architecture: the model's class.
+        seconds: length of the utterance that multiply-accumulates and time are for.
+        batch: how many such utterances were heard at once when time was measured.
+        threads: how many threads PyTorch had then.
+        root: the model as a tree of parts.
     """
 
     architecture: str
@@ -163,17 +163,17 @@ def inspect(
     Time is that of the model's forward pass on noise, features not included; each part's is the median over runs.
 
     Args:
-        recognizer: Whose model to look into, on the device where it is.
-        seconds: Length of the utterance.
-        threads: For PyTorch while time is measured; None leaves what is set.
-        batch: Utterances at once while time is measured.
-        measure: Measure time at all.
-        runs: Forward passes that are timed.
-        progress: Told the share of the forward passes that are done, after each.
+        recognizer: whose model to look into, on the device where it is.
+        seconds: length of the utterance.
+        threads: for PyTorch while time is measured; None leaves what is set.
+        batch: utterances at once while time is measured.
+        measure: measure time at all.
+        runs: forward passes that are timed.
+        progress: told the share of the forward passes that are done, after each.
 
     Raises:
-        SecateurError: The utterance is too short to give the model one frame.
-        ValueError: A batch or a number of runs below one.
+        SecateurError: the utterance is too short to give the model one frame.
+        ValueError: a batch or a number of runs below one.
     """
     if batch < 1 or runs < 1:
         raise ValueError(f"{runs} runs of {batch} utterances leave nothing to measure")
