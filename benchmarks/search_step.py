@@ -81,7 +81,7 @@ def measure(steps: int, utterances: int) -> Figures:
         return perf_counter() - start
 
     seconds: dict[str, list[float]] = {"plain": [], "search": [], "gates": []}
-    feed = Feed.of(
+    feed = Feed(
         teacher, pool, batch_seconds=settings.batch_seconds, augmentation=Augmentation.speeds(), seed=0
     )
     audio, began = 0.0, perf_counter()

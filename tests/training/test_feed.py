@@ -39,6 +39,16 @@ def feature_frames(waves: Sequence[Waveform]) -> dict[str, Tensor]:
     return {"input_features": padded, "attention_mask": real}
 
 
+def ears(
+    prepare: Callable[[Sequence[Waveform]], dict[str, Tensor]] = feature_frames,
+    *,
+    alone: bool = False,
+    inputs_per_second: float = 0.0,
+) -> Any:
+    """What a feed asks of a recogniser."""
+    return SimpleNamespace(prepare=prepare, pads_cleanly=not alone, inputs_per_second=inputs_per_second)
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> SpeechPool:
     """Forty utterances of .5 to 4 s, `w0` to `w39`; utterance i is noise around the level i/100."""
@@ -70,15 +80,13 @@ def batches_of(
     clean_epochs: int = 0,
 ) -> list[Batch]:
     with Feed(
+        ears(prepare, alone=alone),
         pool,
-        prepare,
-        sample_rate=RATE,
+        start,
         batch_seconds=batch_seconds,
         augmentation=augmentation or Augmentation(),
         clean_epochs=clean_epochs,
         seed=seed,
-        start=start,
-        alone=alone,
     ) as feed:
         return list(islice(feed, number))
 
@@ -97,19 +105,6 @@ def test_batches_are_repeated_exactly_by_the_same_seed_and_not_by_another(pool: 
     first, again, other = (batches_of(pool, 30, seed=seed) for seed in (3, 3, 4))
     assert all(map(same, first, again))
     assert not any(map(same, first, other))
-
-
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation.speeds(), Augmentation.none()])
-def test_the_feed_of_a_recogniser_has_its_rates_and_hears_at_once_what_it_can(
-    pool: SpeechPool, augmentation: Augmentation, alone: bool
-) -> None:
-    recognizer: Any = SimpleNamespace(
-        prepare=feature_frames, sample_rate=RATE, inputs_per_second=None, pads_cleanly=not alone
-    )
-    with Feed.of(recognizer, pool, 3, batch_seconds=10.0, augmentation=augmentation, seed=1) as feed:
-        given = list(islice(feed, 4))
-    assert all(map(same, given, batches_of(pool, 4, augmentation=augmentation, seed=1, start=3, alone=alone)))
 
 
 @pytest.mark.parametrize("start", [1, 7, 25])
@@ -277,9 +272,11 @@ from secateur.speech.skips import SkipLog
 from secateur.training.feed import Feed
 soundfile.write("{tmp_path}/a.wav", numpy.zeros(16000), 16000)
 pool = SpeechPool.read(open_corpus("{tmp_path}"), 16000, skips=SkipLog())
-def prepare(waves):
-    return {{"attention_mask": torch.ones(len(waves), 5, dtype=torch.bool)}}
-with Feed(pool, prepare, sample_rate=16000, augmentation=Augmentation.none(), seed=0, threads=1) as feed:
+class Ears:
+    pads_cleanly, inputs_per_second = True, 0.0
+    def prepare(self, waves):
+        return {{"attention_mask": torch.ones(len(waves), 5, dtype=torch.bool)}}
+with Feed(Ears(), pool, augmentation=Augmentation.none(), seed=0, threads=1) as feed:
     next(feed)
     print(torch.get_num_threads())
 """
@@ -297,7 +294,7 @@ def test_an_error_of_the_thread_is_raised_where_its_batch_would_have_come(pool: 
             raise ZeroDivisionError("the third")
         return feature_frames(waves)
 
-    with Feed(pool, third_fails, sample_rate=RATE, augmentation=Augmentation(), seed=0) as feed:
+    with Feed(ears(third_fails), pool, augmentation=Augmentation(), seed=0) as feed:
         assert [next(feed).step, next(feed).step] == [0, 1]
         for _ in range(2):
             with pytest.raises(ZeroDivisionError, match="the third"):
@@ -305,7 +302,7 @@ def test_an_error_of_the_thread_is_raised_where_its_batch_would_have_come(pool: 
 
 
 def test_a_closed_feed_has_no_batches_and_closing_again_does_no_harm(pool: SpeechPool) -> None:
-    feed = Feed(pool, feature_frames, sample_rate=RATE, augmentation=Augmentation(), seed=0)
+    feed = Feed(ears(), pool, augmentation=Augmentation(), seed=0)
     next(feed)
     feed.close()
     feed.close()
@@ -319,7 +316,7 @@ def test_closing_ends_the_thread_whatever_it_is_doing(pool: SpeechPool, pause: f
         return feature_frames(waves)
 
     for wait in (0.0, 0.03):
-        feed = Feed(pool, slow, sample_rate=RATE, augmentation=Augmentation(), seed=0)
+        feed = Feed(ears(slow), pool, augmentation=Augmentation(), seed=0)
         time.sleep(wait)
         feed.close()
 
@@ -332,7 +329,7 @@ def test_only_a_few_batches_are_prepared_ahead(pool: SpeechPool) -> None:
         prepared += 1
         return feature_frames(waves)
 
-    with Feed(pool, counted, sample_rate=RATE, augmentation=Augmentation.none(), seed=0) as feed:
+    with Feed(ears(counted), pool, augmentation=Augmentation.none(), seed=0) as feed:
         next(feed)
         time.sleep(0.2)
         assert prepared == 4
@@ -343,7 +340,7 @@ def test_waiting_for_batches_is_measured(pool: SpeechPool) -> None:
         time.sleep(0.05)
         return feature_frames(waves)
 
-    with Feed(pool, slow, sample_rate=RATE, augmentation=Augmentation.none(), seed=0) as feed:
+    with Feed(ears(slow), pool, augmentation=Augmentation.none(), seed=0) as feed:
         list(islice(feed, 4))
         assert 0.1 < feed.waited < 2.0
         time.sleep(0.3)
@@ -356,7 +353,7 @@ def test_waiting_for_batches_is_measured(pool: SpeechPool) -> None:
 def test_settings_that_make_no_feed_are_refused(pool: SpeechPool, wrong: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"seed": 0, **wrong}
     with pytest.raises(SecateurError, match="cannot be made: give"):
-        Feed(pool, feature_frames, sample_rate=RATE, augmentation=Augmentation(), **settings)
+        Feed(ears(), pool, augmentation=Augmentation(), **settings)
 
 
 def test_a_night_is_planned_in_no_time() -> None:
@@ -373,9 +370,8 @@ def test_real_opus_speech_is_prepared_for_the_real_conformer(shared: Path) -> No
     corpus = open_corpus(shared / "data" / "unlabelled", limit=6)
     speech = SpeechPool.read(corpus, recognizer.sample_rate, skips=SkipLog())
     with Feed(
+        recognizer,
         speech,
-        recognizer.prepare,
-        sample_rate=recognizer.sample_rate,
         augmentation=Augmentation(speed=1, room=1, noise=1),
         seed=0,
     ) as feed:
@@ -390,19 +386,17 @@ def test_real_opus_speech_is_prepared_for_the_real_conformer(shared: Path) -> No
 
 
 def test_batches_of_a_known_frame_rate_have_few_shapes_and_one_area(pool: SpeechPool) -> None:
-    def feed(rate: float | None) -> list[Batch]:
+    def feed(rate: float) -> list[Batch]:
         with Feed(
+            ears(inputs_per_second=rate),
             pool,
-            feature_frames,
-            sample_rate=RATE,
             batch_seconds=30.0,
             augmentation=Augmentation(),
             seed=0,
-            frames_per_second=rate,
         ) as batches:
             return list(islice(batches, 60))
 
-    shaped, free = feed(RATE / HOP), feed(None)
+    shaped, free = feed(RATE / HOP), feed(0.0)
     shapes = {tuple(batch.inputs["attention_mask"].shape) for batch in shaped}
     assert len(shapes) < len({tuple(batch.inputs["attention_mask"].shape) for batch in free}) / 3
     for batch in shaped:

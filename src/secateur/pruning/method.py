@@ -315,7 +315,7 @@ class LearnedMethod:
                     averages=AVERAGE if recovers else 0.0,
                 ),
                 partial(
-                    Feed.of,
+                    Feed,
                     self.recognizer,
                     self.pool,
                     batch_seconds=settings.batch_seconds,

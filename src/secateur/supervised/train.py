@@ -210,7 +210,7 @@ def _learned(
         _parameters(settings, working),
         loop,
         partial(
-            Feed.of,
+            Feed,
             recognizer,
             pool,
             batch_seconds=settings.batch_seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -82,19 +82,17 @@ class Feed:
     the feed is closed; what goes wrong in it is raised where its batch was asked for.
 
     Args:
-        pool: the speech.
-        prepare: from waveforms to a model's inputs: ``Recognizer.prepare``.
-        sample_rate: of the pool's waveforms, in Hz.
+        recognizer: makes the inputs. A model that cannot hear several lengths at once gets one stretch a
+            batch. Of another, batches are padded to a few shapes of nearly the same area: on a CPU, PyTorch compiles half-precision
+            kernels for every shape that it meets, which takes longer than a step. They come close to ``batch_seconds`` then, and keep
+            below.
+        pool: the speech, at the recogniser's rate.
+        start: the first step.
         batch_seconds: bound on a batch's padded size at the speeds it is heard at, its stretches times its longest,
             in seconds of audio. An utterance that is longer alone is a batch of its own.
         augmentation: what is done to the audio.
         clean_epochs: how often all of it is heard as it is before that.
         seed: of the order and of the augmentation, 0 or more.
-        start: the first step.
-        alone: one stretch a batch, for models that cannot hear several lengths at once.
-        frames_per_second: of the model's inputs. Where it is given, batches are padded to a few shapes of nearly the same
-            area: on a CPU, PyTorch compiles half-precision kernels for every shape that it meets, which takes
-            longer than a step. They come close to ``batch_seconds`` then, and keep below.
         teach: what a teacher makes of inputs, to be found out ahead, in the thread that prepares batches.
         threads: how many threads that thread may compute in; None: as many as any other.
 
@@ -107,17 +105,14 @@ class Feed:
 
     def __init__(
         self,
+        recognizer: Recognizer,
         pool: SpeechPool,
-        prepare: Callable[[Sequence[Waveform]], dict[str, Tensor]],
+        start: int = 0,
         *,
-        sample_rate: int,
         batch_seconds: float = BATCH_SECONDS,
         augmentation: Augmentation,
         clean_epochs: int = 0,
         seed: int,
-        start: int = 0,
-        alone: bool = False,
-        frames_per_second: float | None = None,
         teach: Callable[[dict[str, Tensor]], Any] | None = None,
         threads: int | None = None,
     ) -> None:
@@ -127,19 +122,17 @@ class Feed:
                 "give a finite length above 0, and a step and a seed of 0 or more"
             )
         self.waited = 0.0
-        frames = 0 if frames_per_second is None else int(batch_seconds * frames_per_second)
-        self._area = frames // _AREA * _AREA
-        if self._area and frames_per_second is not None:
-            batch_seconds = self._area / frames_per_second
+        self._area = int(batch_seconds * recognizer.inputs_per_second) // _AREA * _AREA
+        if self._area:
+            batch_seconds = self._area / recognizer.inputs_per_second
+        self._recognizer = recognizer
         self._pool = pool
-        self._prepare = prepare
-        self._sample_rate = sample_rate
+        self._alone = not recognizer.pads_cleanly
         self._batch_seconds = batch_seconds
         self._augmentation = augmentation
         self._clean_epochs = clean_epochs
         self._seed = seed
         self._start = start
-        self._alone = alone
         self._teach = teach
         self._threads = threads
         self._ready: Queue[Batch | BaseException] = Queue(_AHEAD)
@@ -149,36 +142,6 @@ class Feed:
         # Whoever has not computed yet would take the number of threads that was set last, in whichever thread.
         torch.get_num_threads()
         self._thread.start()
-
-    @classmethod
-    def of(
-        cls,
-        recognizer: Recognizer,
-        pool: SpeechPool,
-        start: int = 0,
-        *,
-        batch_seconds: float,
-        augmentation: Augmentation,
-        clean_epochs: int = 0,
-        seed: int,
-        teach: Callable[[dict[str, Tensor]], Any] | None = None,
-        threads: int | None = None,
-    ) -> Feed:
-        """The feed that suits a recogniser."""
-        return cls(
-            pool,
-            recognizer.prepare,
-            sample_rate=recognizer.sample_rate,
-            batch_seconds=batch_seconds,
-            augmentation=augmentation,
-            clean_epochs=clean_epochs,
-            seed=seed,
-            start=start,
-            alone=not recognizer.pads_cleanly,
-            frames_per_second=recognizer.inputs_per_second,
-            teach=teach,
-            threads=threads,
-        )
 
     def __iter__(self) -> Feed:
         return self
@@ -241,8 +204,10 @@ class Feed:
 
     def _batch(self, step: int, stretches: list[Stretch], augmentation: Augmentation) -> Batch:
         rng = np.random.default_rng([self._seed, _STEP, step])
-        waves = [augmentation.disturb(self._spoken(stretch), self._sample_rate, rng) for stretch in stretches]
-        inputs = self._prepare(waves)
+        waves = [
+            augmentation.disturb(self._spoken(stretch), self._pool.sample_rate, rng) for stretch in stretches
+        ]
+        inputs = self._recognizer.prepare(waves)
         real = inputs["attention_mask"]
         hidden = {
             name: tensor if tensor is real else augmentation.hide(tensor, real, rng)
@@ -251,7 +216,7 @@ class Feed:
         if self._area and not self._alone:
             frames = self._area // _size(max(stretch.seconds for stretch in stretches), self._batch_seconds)
             hidden = {name: _lengthened(tensor, frames) for name, tensor in hidden.items()}
-        seconds = sum(map(len, waves)) / self._sample_rate
+        seconds = sum(map(len, waves)) / self._pool.sample_rate
         taught = None if self._teach is None else self._teach(hidden)
         return Batch(step, hidden, [self._text(stretch) for stretch in stretches], seconds, taught)
 
