@@ -50,7 +50,7 @@ def test_a_slow_one_takes_its_shares_of_the_time_at_most_and_not_much_less(slow:
 
 
 def test_a_pace_that_is_little_different_is_the_same() -> None:
-    assert fitted(ASKED, LEARNED, 0.2, 12.0) == fitted(ASKED, LEARNED, 0.202, 12.0)
+    assert fitted(ASKED, LEARNED, 0.21, 12.0) == fitted(ASKED, LEARNED, 0.212, 12.0)
 
 
 def test_some_speech_is_heard_however_long_it_takes_but_never_more_than_was_asked_for() -> None:

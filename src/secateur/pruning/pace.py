@@ -21,7 +21,7 @@ SHARE = 0.25
 VALIDATING = 0.15
 """Of a run's time, what all its validations may take."""
 
-SCORING, REFITTING = 5.0, 4.0
+SCORING, REFITTING = 8.0, 3.0
 """Forward passes of the unpruned model in whose time speech is scored, and refitted on (`benchmarks.pace`).
 
 Scores that take parts of a model out hear a minute for each, whatever they are told, and may take longer.
