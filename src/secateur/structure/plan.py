@@ -84,7 +84,7 @@ class PruningPlan:
 
     @property
     def gone(self) -> frozenset[str]:
-        """Groups of which no unit stays: modules and layers that go, and modules' last units."""
+        """Groups of which no unit stays; modules and layers that go are among them."""
         return frozenset(name for name, units in self.kept.items() if not units)
 
     def counts(self) -> dict[str, int]:
