@@ -38,6 +38,10 @@ def wav2vec2() -> Recognizer:
     )
 
 
+def quiet(_stage: str, _done: float, /) -> None:
+    """Nobody looks at the progress."""
+
+
 def measure(minutes: float) -> Figures:
     """Seconds for a second of speech, of each model."""
     figures: Figures = {"budget": BUDGET, "planned": {"scoring": SCORING, "refitting": REFITTING}}
@@ -54,7 +58,6 @@ def measure(minutes: float) -> Figures:
         )
         heard = sum(len(wave) for batch in sample for wave in batch) / recognizer.sample_rate
         groups = find_groups(recognizer.model)
-        quiet = lambda *_: None  # noqa: E731
         seconds = {"forward": pace(recognizer, sample)}
         start = perf_counter()
         judgement = judge(recognizer, groups, sample, settings, quiet)

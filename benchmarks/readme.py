@@ -285,13 +285,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     text = README.read_text(encoding="utf-8")
     expected = updated(text, section(RESULTS))
-    if options.check:
-        if text != expected:
-            raise SystemExit(
-                "README.md has not the figures of benchmarks/results: run python -m benchmarks.readme"
-            )
-        return
-    README.write_text(expected, encoding="utf-8")
+    if not options.check:
+        README.write_text(expected, encoding="utf-8")
+    elif text != expected:
+        raise SystemExit(
+            "README.md has not the figures of benchmarks/results: run python -m benchmarks.readme"
+        )
 
 
 if __name__ == "__main__":

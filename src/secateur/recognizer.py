@@ -218,14 +218,13 @@ def load(
     """
     from secateur.structure.counting import inputs_per_second
 
-    check_there(source)
-    path = Path(source).expanduser()
-    if is_there(path) and path.is_file():
+    path = find(source)
+    if path is not None and path.is_file():
         from secateur.models.nemo import read_nemo
 
         model, features, tokenizer = read_nemo(path)
     else:
-        model, features, tokenizer = _read_pretrained(str(path if is_there(path) else source))
+        model, features, tokenizer = _read_pretrained(str(path or source))
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
@@ -240,12 +239,20 @@ def load(
     return recognizer
 
 
-def check_there(source: str | Path) -> None:
-    """Refuse a path where nothing is; what may be the name of a checkpoint on the hub is not asked for there."""
-    if not is_there(Path(source).expanduser()) and _looks_like_path(str(source)):
+def find(source: str | Path) -> Path | None:
+    """Where a model lies; None where it may be the name of a checkpoint on the hub, which is not asked.
+
+    Raises:
+        SecateurError: it looks like a path, and nothing is there.
+    """
+    path = Path(source).expanduser()
+    if is_there(path):
+        return path
+    if _looks_like_path(str(source)):
         raise SecateurError(
             f"{source} does not exist, or is closed to this user; give a .nemo archive, a checkpoint folder or a hub name"
         )
+    return None
 
 
 def _read_pretrained(

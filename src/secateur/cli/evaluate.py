@@ -77,7 +77,7 @@ def evaluate(
     from secateur.evaluation.comparison import compare
     from secateur.evaluation.evaluate import evaluate
     from secateur.progress import ProgressBar
-    from secateur.recognizer import check_there
+    from secateur.recognizer import find
     from secateur.reporting.evaluation import comparison_text, evaluation_table
     from secateur.speech.corpus import open_corpus
     from secateur.speech.skips import SkipLog
@@ -85,7 +85,8 @@ def evaluate(
     check_apart(("--utterances", utterances), ("--json", json_file))
     corpus = open_corpus(data, limit=limit)
     if against is not None:
-        check_there(against)
+        # Missed now rather than when the first model has heard everything.
+        find(against)
 
     def run(name: str) -> Evaluation:
         recognizer, skips = load_recognizer(name, device, dtype, threads), SkipLog()

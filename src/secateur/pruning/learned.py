@@ -14,6 +14,10 @@ PHASES = ("start", "reconstruct", "search", "recover")
 """The phases that can be left out. Slicing always happens, and so does the start where there is no search: something must decide the plan."""
 
 
+TRAINED = frozenset({"search", "recover"})
+"""The phases in which something is trained."""
+
+
 @dataclass(frozen=True, slots=True)
 class Learned:
     """Settings of the method.
@@ -55,6 +59,11 @@ class Learned:
     precision: str = "auto"
     validations: int = 4
     valid_utterances: int = 100
+
+    @property
+    def validates(self) -> bool:
+        """Whether the word error rate is measured in between."""
+        return bool(TRAINED.intersection(self.phases)) and self.validations > 0 and self.valid_utterances > 0
 
     def __post_init__(self) -> None:
         unknown = [phase for phase in self.phases if phase not in PHASES]

@@ -19,6 +19,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.allocation import check_possible
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import check_teacher
+from secateur.pruning.learned import TRAINED
 from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.pace import in_time
@@ -43,9 +44,6 @@ ONE_BY_ONE = 1e-3
 
 ROUNDS = 10
 """Forward passes of the unpruned and the pruned model, in turns, that are timed."""
-
-TRAINED = frozenset({"search", "recover"})
-"""The phases in which something is trained."""
 
 CHANGED = 6
 """Utterances that a report quotes because they are heard worse than before, and as many because better."""
@@ -253,15 +251,9 @@ class _Task:
         }
         return plan, smaller, told
 
-    @property
-    def _validates(self) -> bool:
-        learned = self.settings.learned
-        trains = bool(TRAINED.intersection(learned.phases))
-        return trains and learned.validations > 0 and learned.valid_utterances > 0
-
     def _held_out(self, pool: SpeechPool, valid: Corpus | None) -> tuple[SpeechPool, SpeechPool | None]:
         """The speech to train on, and what is set aside to validate on where nothing is transcribed."""
-        if not self._validates or valid is not None:
+        if not self.settings.learned.validates or valid is not None:
             return pool, None
         return hold_out(pool, self.settings.learned.valid_utterances, self.settings.oneshot.seed)
 
@@ -269,7 +261,7 @@ class _Task:
         self, count: int, valid: Corpus | None, held: SpeechPool | None, teacher: Recognizer
     ) -> Validation | None:
         """How what is learned is validated, on so many utterances: on transcripts, or on speech that was set aside."""
-        if self._validates and valid is not None:
+        if self.settings.learned.validates and valid is not None:
             return on_transcripts(valid, count)
         if held is None:
             return None

@@ -199,9 +199,8 @@ def _replace(folder: Path, written: Path) -> None:
             folder.rename(earlier)
         written.rename(folder)
     except (OSError, SecateurError) as error:
-        why = str(error) if isinstance(error, SecateurError) else reason(error)
         raise SecateurError(
-            f"the result is whole in {written}, but could not be moved to {folder}: {why}"
+            f"the result is whole in {written}, but could not be moved to {folder}: {reason(error)}"
         ) from None
     finally:
         if earlier.exists() and not folder.exists():
