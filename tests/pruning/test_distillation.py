@@ -242,9 +242,8 @@ def test_what_is_left_of_fewer_layers_is_matched_to_those_it_resembles(
     student, waves = copied(sliced(teacher, plan), 0.05), speech(teacher)
     weights = frame_weights(teacher, waves, ALL.speech_weight)
     h, k = joined_streams(student, waves), joined_streams(teacher, waves)
-    best = min(
-        (apart(h[0], k[i], weights) + apart(h[1], k[j], weights)) / 2 for i, j in combinations(range(4), 2)
-    )
+    # The head reads what the last one puts out.
+    best = min(apart(h[0], k[i], weights) for i in range(3)) / 2 + apart(h[1], k[3], weights) / 2
     _, terms = distiller(teacher, student, plan=plan)(teacher.prepare(waves))
     assert terms["hidden"] == pytest.approx(best, rel=1e-4)
 

@@ -19,6 +19,7 @@ from secateur.pruning import reconstruction
 from secateur.pruning.capture import capture
 from secateur.pruning.reconstruction import (
     Inputs,
+    alike,
     consumer_of,
     front_lengths,
     outputs,
@@ -134,6 +135,20 @@ def refit_by_definition(
         site.module for name in kept if name != "width" for site in groups[name].sites if site.side == "input"
     ]
     branches = {branch.path: branch for branch in groups.branches.values()}
+    # A layer aims at where the last of the gone layers behind it leads, and closes as that one does.
+    paths = list(groups.layers.values())
+    ends = [paths.index(path) - 1 for path in stay[1:]] + [len(paths) - 1]
+    modules = [path for path, _ in teacher.named_modules() if path in branches]
+    beyond = {}
+    for index, (path, end) in enumerate(zip(stay, ends, strict=True)):
+        one, other = (
+            [name for name in modules if name.startswith(f"{home}.")] for home in (path, paths[end])
+        )
+        beyond[one[-1]] = branches[other[-1]]
+        if groups.family.closing is not None and paths[end] != path:
+            taught = teacher.get_submodule(f"{paths[end]}.{groups.family.closing}")
+            closing = student.get_submodule(f"{layers}.{index}.{groups.family.closing}")
+            closing.load_state_dict(taught.state_dict())
     for path, _ in list(teacher.named_modules()):
         if path in sites and not path.startswith(layers):
             taught, module = teacher.get_submodule(path), student.get_submodule(path)
@@ -156,7 +171,10 @@ def refit_by_definition(
         tap = consumer = student.get_submodule(own)
         if next(consumer.parameters(), None) is None:
             continue
-        taught = teacher.get_submodule(consumer_of(groups, branch))
+        shown = beyond.get(path, branch)
+        taught, above = (
+            teacher.get_submodule(name) for name in (consumer_of(groups, shown), shown.norm or shown.path)
+        )
         if not isinstance(consumer, Constant):
             consumer = student.get_submodule(consumer_of(groups, branch).replace(home, moved[home]))
             tap = student.get_submodule((branch.norm or path).replace(home, moved[home]))
@@ -164,9 +182,16 @@ def refit_by_definition(
         turns = itertools.cycle([False, False, False, True])
         for batch in batches:
             seen = capture(student, batch, {"stream": (tap, "input"), "x": (consumer, "input")})
-            above = teacher.get_submodule(branch.norm or path)
             aim = capture(teacher, batch, {"stream": (above, "input"), "y": (taught, "output")})
-            target = outputs(taught, aim["y"]) + aim["stream"] / branch.scale
+            target = outputs(taught, aim["y"]) + aim["stream"] / shown.scale
+            if shown is not branch:
+                own = (
+                    teacher.get_submodule(consumer_of(groups, branch)),
+                    teacher.get_submodule(branch.norm or path),
+                )
+                here = capture(teacher, batch, {"y": (own[0], "output"), "stream": (own[1], "input")})
+                near = outputs(own[0], here["y"]) + here["stream"] / branch.scale
+                target = alike(target, near) if groups.family.closing else target * shown.scale / branch.scale
             target = target[..., kept.get("width", range(target.shape[-1]))] - seen["stream"] / branch.scale
             x = windows(consumer, seen["x"]).flatten(2)
             for row, length in enumerate(front_lengths(teacher, batch)):
@@ -177,7 +202,7 @@ def refit_by_definition(
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
-        *itertools.product(FAMILIES, ["units", "modules and layers", "pruned before"]),
+        *itertools.product(FAMILIES, ["units", "modules and layers", "last layers", "pruned before"]),
         ("conformer", "width"),
         ("conformer, separable", "width"),
     ],
@@ -196,6 +221,8 @@ def test_it_does_what_its_definition_says(
     kept = dict(random_plan(groups, 3).kept)
     if kind == "modules and layers":
         kept |= {"layers.0": [], first: [], f"layers.2.{last.split('.')[-1]}.units": []}
+    if kind == "last layers":
+        kept |= {"layers.1": [], "layers.2": []}
     plan = PruningPlan.keep(groups, kept)
     student, expected = slice_model(teacher, plan), slice_model(teacher, plan)
     reconstruct(student, teacher, plan, batches)
@@ -311,6 +338,30 @@ def test_removed_modules_and_layers_and_lone_biases_are_made_up_for(
     before = squared_error(student, teacher, batches)
     reconstruct(student, teacher, plan, batches)
     assert squared_error(student, teacher, batches) < before
+
+
+@in_every_family
+def test_a_layer_stands_in_for_those_behind_it_that_are_gone(make: MakeRecognizer, family: str) -> None:
+    recognizer = make(family, layers=3)
+    teacher, batches = recognizer.model, speech(recognizer)
+    groups = find_groups(teacher)
+    # The two layers that go do nothing, but that they scale the stream where it goes through norms.
+    with torch.no_grad():
+        for index, path in enumerate(groups.layers.values()):
+            layer = teacher.get_submodule(path)
+            for norm in layer.modules():
+                if isinstance(norm, nn.LayerNorm):
+                    norm.weight.fill_(3.0**index)
+                    norm.bias.zero_()
+            for branch in groups.branches.values():
+                if index and branch.path.startswith(f"{path}."):
+                    for parameter in teacher.get_submodule(consumer_of(groups, branch)).parameters():
+                        parameter.zero_()
+    plan = PruningPlan.keep(groups, {"layers.1": [], "layers.2": []})
+    student = slice_model(teacher, plan)
+    reconstruct(student, teacher, plan, batches)
+    # Two norms in a row are one but for the small number that each adds to the variance.
+    assert error(student, teacher, batches) < 1e-3
 
 
 def test_a_lone_bias_becomes_the_mean_of_what_it_stands_for(make: MakeRecognizer) -> None:

@@ -9,7 +9,8 @@ frames of a batch that are no padding, the loss is a sum of
     task     the CTC loss per token on transcripts or, where there are none, on what the teacher heard
 
 each with a factor. CTC models answer most frames with blanks, which drown the others if all count the same. Layerwise
-distillation with layers matched as they resemble each other is that of CoFi (Xia et al. 2022, arXiv 2204.00408).
+distillation with layers matched as they resemble each other is that of CoFi (Xia et al. 2022, arXiv 2204.00408); here the
+last one is always matched to the last one.
 
     B batch   T frames   D residual width   V vocabulary
 """
@@ -146,14 +147,17 @@ class Distiller:
 
     @torch.no_grad()
     def _match(self, h: Sequence[Tensor], k: Sequence[Tensor], weight: Tensor) -> None:
-        """Match each of the student's layers to the teacher's that it resembles most, in their order."""
+        """Match each of the student's layers to the teacher's that it resembles most, in their order.
+
+        The last is the last one's, whatever it resembles, as the head reads what it puts out.
+        """
         now = torch.stack([torch.stack([distance(each, other, weight) for other in k]) for each in h]).cpu()
         if not now.isfinite().all():
             # The step will not be taken, and must not be remembered either.
             return
         before = now if self._distances is None else self._distances
         self._distances = MATCHING_MEMORY * before + (1 - MATCHING_MEMORY) * now
-        self._matches = in_order(self._distances)
+        self._matches = [*in_order(self._distances[:-1, :-1]), len(k) - 1]
 
     def _task(
         self, log_BTV: Tensor, heard_BT: Tensor, real_BT: Tensor, labels: Sequence[Tensor | None] | None

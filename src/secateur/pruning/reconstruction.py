@@ -11,6 +11,9 @@ is what brings the pruned model's stream back to the unpruned one's:
 
     target = y_teacher + (stream_teacher - stream_student) / scale.
 
+A layer that stands before layers that are gone stands in for them: its last module aims at the stream as it is behind the last
+module of the last of these, whose closing norm it takes over, where layers have one.
+
 Beside the two streams only what all modules of one layer put out and what one of them is given are held. No transcripts
 and no gradients are needed.
 Reconstruction of pruned layers by least squares goes back to channel pruning (He et al. 2017, arXiv 1707.06168).
@@ -117,17 +120,25 @@ class Reconstruction:
             self._refit_front(path, taught.pop(path))
             progress(done / steps)
         self._hear_student()
-        survivors = iter(self.student.get_submodule(self.groups.family.layers))
-        for done, (name, path) in enumerate(self.groups.layers.items(), start=len(front) + 1):
-            teacher_layer = self.teacher.get_submodule(path)
-            if name not in self.gone:
-                self._refit_layer(path, next(survivors), teacher_layer)
-            else:
-                self.teacher_stream = [
-                    teacher_layer(x, *args, **kwargs)
-                    for x, (args, kwargs) in zip(self.teacher_stream, self.calls, strict=True)
-                ]
+        first, *stretches = self._stretches()
+        for path in first:
+            self._pass_teacher(path)
+        done = len(front) + len(first)
+        for layer, stretch in zip(
+            self.student.get_submodule(self.groups.family.layers), stretches, strict=True
+        ):
+            self._refit_layer(layer, *stretch)
+            done += len(stretch)
             progress(done / steps)
+
+    def _stretches(self) -> list[list[str]]:
+        """The teacher's layers in their order, cut before each that stays, so that those behind it are gone."""
+        stretches: list[list[str]] = [[]]
+        for name, path in self.groups.layers.items():
+            if name not in self.gone:
+                stretches.append([])
+            stretches[-1].append(path)
+        return stretches
 
     def _front_consumers(self) -> list[str]:
         """Modules before the layers whose inputs lost units, in the order of computation."""
@@ -203,12 +214,18 @@ class Reconstruction:
             real = frame_mask(front_lengths(self.student, batch), self.student_stream[-1].shape[1])
             self.frames.append([part.flatten().nonzero()[:, 0] for part in self._parts(index, real)])
 
-    def _refit_layer(self, path: str, layer: nn.Module, teacher_layer: nn.Module) -> None:
-        """Refit the modules of one layer one after the other, and take both streams past it."""
+    def _branches(self, path: str) -> list[BranchLayout]:
+        """The modules of one of the teacher's layers, in the order of computation."""
+        order = [f"{path}.{name}" for name, _ in self.teacher.get_submodule(path).named_modules()]
         branches = [b for b in self.groups.branches.values() if b.path.startswith(f"{path}.")]
-        order = [name for name, _ in teacher_layer.named_modules()]
-        branches.sort(key=lambda branch: order.index(branch.path.removeprefix(f"{path}.")))
-        targets = self._pass_teacher(path, teacher_layer, branches)
+        return sorted(branches, key=lambda branch: order.index(branch.path))
+
+    def _refit_layer(self, layer: nn.Module, path: str, *gone: str) -> None:
+        """Refit the modules of one layer one after the other, and take both streams past it and the gone layers behind it."""
+        branches = self._branches(path)
+        targets = self._pass_teacher(path)
+        if gone:
+            self._stand_in(layer, path, gone, targets)
         # What the modules refitted so far put out in each batch. With it, the layer itself leads to the next module,
         # through its own sums and norms, and no module is run twice.
         known: list[dict[nn.Module, Any]] = [{} for _ in self.batches]
@@ -231,14 +248,35 @@ class Reconstruction:
             with answering(answers):
                 self.student_stream[index] = layer(self.student_stream[index], *args, **kwargs)
 
-    def _pass_teacher(
-        self, path: str, layer: nn.Module, branches: Sequence[BranchLayout]
-    ) -> dict[str, list[Tensor]]:
+    def _stand_in(
+        self, layer: nn.Module, path: str, gone: Sequence[str], targets: dict[str, list[Tensor]]
+    ) -> None:
+        """Let a layer's last module aim at where the last of the gone layers behind it leads, and close it as that one closes."""
+        *between, last = gone
+        for each in between:
+            self._pass_teacher(each)
+        beyond = self._pass_teacher(last)
+        closing, width = self.groups.family.closing, self.kept.get("width")
+        stands, stood = self._branches(path), self._branches(last)
+        if stands and stood:
+            here, there = targets[stands[-1].path], beyond[stood[-1].path]
+            more = stood[-1].scale / stands[-1].scale
+            targets[stands[-1].path] = [
+                more * far if closing is None else alike(far, near)
+                for near, far in zip(here, there, strict=True)
+            ]
+        if closing is not None:
+            norms = layer.get_submodule(closing), self.teacher.get_submodule(f"{last}.{closing}")
+            for own, taken in zip(*(norm.parameters() for norm in norms), strict=True):
+                own.copy_(taken if width is None else taken[width])
+
+    def _pass_teacher(self, path: str) -> dict[str, list[Tensor]]:
         """Take the teacher's stream past a layer.
 
         Returns:
             For every branch, what its consumer puts out plus its stream / scale, by batch: [batch, frames, width].
         """
+        layer, branches = self.teacher.get_submodule(path), self._branches(path)
         consumers = {b.path: self.teacher.get_submodule(consumer_of(self.groups, b)) for b in branches}
         taps: dict[str, tuple[nn.Module, Side]] = {"past": (layer, "output")}
         for branch in branches:
@@ -279,6 +317,13 @@ class Reconstruction:
                 regression.add(x[positions].flatten(1), y[positions], held_out=bool(held_out))
         regression.solve()
         return given
+
+
+def alike(x_BTD: Tensor, model_BTD: Tensor) -> Tensor:
+    """``x`` with the mean and deviation of each frame of the other: a layer norm gives for it what it gives for ``x``."""
+    deviation, mean = torch.std_mean(x_BTD, -1, keepdim=True, correction=0)
+    wanted, centre = torch.std_mean(model_BTD, -1, keepdim=True, correction=0)
+    return (x_BTD - mean) * (wanted / deviation.clamp(min=torch.finfo(x_BTD.dtype).tiny)) + centre
 
 
 def consumer_of(groups: Groups, branch: BranchLayout) -> str:

@@ -119,6 +119,7 @@ def conformer(subsampling: str, front_end: Mapping[str, str]) -> Family:
         branches=conformer_branches(pair=False),
         layers="encoder.layers",
         layer_count="num_hidden_layers",
+        closing="norm_out",
         attributes={"encoder.layers.{i}.self_attn": {"num_heads": "heads", "qk_dim": "qk", "v_dim": "v"}},
         selects=("encoder.layers.{i}.self_attn.relative_k_proj",),
         products=CONFORMER_PRODUCTS,
@@ -135,6 +136,7 @@ PARAKEET = Family(
     branches=conformer_branches(pair=True),
     layers="encoder.layers",
     layer_count="encoder_config.num_hidden_layers",
+    closing="norm_out",
     attributes={"encoder.layers.{i}.self_attn": {"config.num_attention_heads": "heads"}},
     products=CONFORMER_PRODUCTS,
 )
@@ -195,6 +197,7 @@ def wav2vec2(*, stable_layer_norm: bool) -> Family:
         },
         layers="wav2vec2.encoder.layers",
         layer_count="num_hidden_layers",
+        closing=None if before else "final_layer_norm",
         attributes={f"{layer}.attention": {"num_heads": "heads"}},
         products=(
             (f"{layer}.attention.q_proj", f"{layer}.attention.k_proj"),

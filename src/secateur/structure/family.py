@@ -59,6 +59,7 @@ class Family:
         branches: groups of one unit, by group name: a whole module.
         layers: the module list whose members are groups of one unit, ``layers.{i}``.
         layer_count: where the configuration has their number.
+        closing: the norm of each layer that its residual stream goes through last; None if it leaves the last sum as it is.
         attributes: numbers that modules hold, by module and attribute, as expressions.
         selects: modules whose input is no pruned stream but a constant table, of which they read the kept columns.
         products: pairs of modules whose outputs meet: one multiply-accumulate for every output of the second module and
@@ -73,6 +74,7 @@ class Family:
     branches: Mapping[str, Branch]
     layers: str
     layer_count: str
+    closing: str | None = None
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     selects: tuple[str, ...] = ()
     products: tuple[tuple[str, str], ...] = ()
