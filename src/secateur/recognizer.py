@@ -209,7 +209,7 @@ def load(
 
     Args:
         source: a ``.nemo`` archive, a folder with a transformers or Secateur checkpoint, or the name of a
-            transformers checkpoint on the hub.
+            transformers checkpoint on the Hugging Face Hub.
         device: where the model computes.
         dtype: precision of its weights; those of the checkpoint if None.
 
@@ -240,7 +240,7 @@ def load(
 
 
 def find(source: str | Path) -> Path | None:
-    """Where a model lies; None where it may be the name of a checkpoint on the hub, which is not asked.
+    """Where a model lies; None where it may be the name of a checkpoint on the Hugging Face Hub, which is not asked.
 
     Raises:
         SecateurError: it looks like a path, and nothing is there.

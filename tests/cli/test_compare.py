@@ -11,7 +11,7 @@ from click.testing import Result
 from secateur.cli import compare as command
 from secateur.errors import SecateurError
 from secateur.pruning.compare import CompareSettings
-from secateur.pruning.compare import runs as room
+from secateur.pruning.method import LearnedMethod
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -71,16 +71,16 @@ def test_a_budget_that_no_method_meets_is_refused(
 def test_ctrl_c_keeps_what_is_done_and_says_where(
     run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prune = room.prune
+    recover = LearnedMethod._recover
 
-    def press_ctrl_c(settings: Any, *given: Any, **others: Any) -> Any:
-        if settings.oneshot.score == "random":
+    def press_ctrl_c(run: LearnedMethod, *given: Any) -> Any:
+        if run.oneshot.score == "random":
             raise KeyboardInterrupt
-        return prune(settings, *given, **others)
+        return recover(run, *given)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(room, "prune", press_ctrl_c)
+        patched.setattr(LearnedMethod, "_recover", press_ctrl_c)
         result = run(*arguments(model, speech, out))
     assert result.exit_code == 130
     assert result.stderr.endswith(

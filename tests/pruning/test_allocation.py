@@ -49,6 +49,8 @@ FRACTIONS = st.fixed_dictionaries({"params": st.floats(0.05, 1.0)}, optional={"m
 class Stairs:
     """Seconds that fall in steps of eight units, and between the steps not at all, as measured ones do."""
 
+    per = 1.0
+
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
         # Within a head more units take no longer here, and nothing does in a module that is gone.
@@ -140,7 +142,7 @@ def test_a_plan_meets_every_limit_and_nothing_more_would_fit(
     recognizer = make_recognizer(**model)
     groups = find_groups(recognizer.model, min_layers=1 + seed % model["layers"], **choices)  # type: ignore[arg-type]
     costs, scores, budget = costs_of(recognizer, groups), random_scores(groups, seed), Budget(**fractions)
-    limits = budget.limits({name: cost.dense for name, cost in costs.items()})
+    limits = budget.limits(costs)
     uniform = seed % 4 == 0
     plan = plan_or_nothing(groups, scores, costs, budget, uniform=uniform)
     if plan is None:
@@ -168,7 +170,7 @@ def test_a_model_of_many_units_ends_within_half_a_percent_of_the_limit_that_bind
     costs = costs_of(recognizer, groups)
     budget = Budget(params=max(0.35, fractions["params"]), macs=max(0.35, fractions.get("macs", 1.0)))
     plan = allocate(groups, random_scores(groups, seed), costs, budget)
-    limits = budget.limits({name: cost.dense for name, cost in costs.items()})
+    limits = budget.limits(costs)
     left = [1 - costs[name](plan.counts()) / limit for name, limit in limits.items()]
     assert min(left) >= 0
     assert not plan.kept or min(left) <= TOLERANCE
@@ -241,7 +243,7 @@ def test_no_other_plan_does_much_less_harm(
     }
     costs = costs_of(recognizer, groups)
     budget = Budget(**limits)
-    most = budget.limits({name: cost.dense for name, cost in costs.items()})
+    most = budget.limits(costs)
     plan = allocate(groups, scores, costs, budget)
 
     falling = {name: [0.0, *elimination.rise.cumsum(0).tolist()] for name, elimination in scores.items()}

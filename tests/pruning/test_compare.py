@@ -182,7 +182,7 @@ def test_a_score_is_computed_once_for_all_budgets_and_methods_that_ask_for_it(
 ) -> None:
     asked = settings("search", "random", "scratch", keep=("60%", "75%"))
     with monkeypatch.context() as patched:
-        patched.setattr(room, "prune", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patched.setattr(LearnedMethod, "_reconstruct", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             compare(asked, tmp_path)
     assert scorings == ["obs"]

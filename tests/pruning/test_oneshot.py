@@ -141,8 +141,12 @@ def test_scores_look_at_no_more_audio_than_they_were_given(
         return prepare(self, waveforms)
 
     monkeypatch.setattr(Recognizer, "prepare", note)
-    cut(recognizer, score="fisher", score_minutes=3.5 / 60, reconstruct_minutes=0.0)
+    cut(recognizer, score="wanda", score_minutes=3.5 / 60, reconstruct_minutes=0.0)
     assert heard == [2.0, 1.9]
+    heard.clear()
+    # Once to rotate the heads.
+    cut(recognizer, score="fisher", score_minutes=3.5 / 60, reconstruct_minutes=0.0)
+    assert heard == [2.0, 1.9] * 2
 
 
 @pytest.mark.parametrize(("seconds", "number"), [(0.0, 0), (0.1, 1), (2.0, 1), (2.1, 2), (3.9, 2), (99.0, 3)])
@@ -155,7 +159,7 @@ def test_progress_names_the_stages_in_order_and_ends_each(recognizer: Recognizer
     told: list[tuple[str, float]] = []
     cut(recognizer, progress=lambda stage, done: told.append((stage, done)), score="fisher")
     stages = list(dict.fromkeys(stage for stage, _ in told))
-    assert stages == ["scoring", "allocating", "slicing", "reconstructing"]
+    assert stages == ["rotating", "scoring", "allocating", "slicing", "reconstructing"]
     for stage in stages:
         shares = [done for name, done in told if name == stage]
         assert shares == sorted(shares)

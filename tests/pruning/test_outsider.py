@@ -2,19 +2,26 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 
 from secateur.errors import SecateurError
+from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.compare import outsider
+from secateur.pruning.learned import Learned
+from secateur.pruning.method import LearnedMethod
+from secateur.pruning.oneshot import OneShot
 from secateur.recognizer import Recognizer
-from secateur.structure.cost import mac_cost, parameter_cost
-from secateur.structure.groups import find_groups
+from secateur.speech.pool import SpeechPool
+from secateur.speech.skips import SkipLog
+from secateur.structure.cost import CostModel, mac_cost, parameter_cost
+from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from secateur.training.workspace import Workspace
 
 FAMILIES = ("conformer", "parakeet", "wav2vec2")
 MakeRecognizer = Callable[..., Recognizer]
@@ -41,6 +48,25 @@ def test_what_torch_pruning_leaves_and_what_its_plan_slices_hear_the_same(
     assert not torch.allclose(found, whole, atol=1e-3)
 
 
+def run(
+    recognizer: Recognizer, groups: Groups, costs: Mapping[str, CostModel], budget: Budget
+) -> LearnedMethod:
+    """A run that is to be decided, on no speech."""
+    pool = SpeechPool([], recognizer.sample_rate, SkipLog())
+    return LearnedMethod(
+        recognizer,
+        groups,
+        costs,
+        budget,
+        pool,
+        [],
+        OneShot(),
+        Learned(),
+        Workspace(None),
+        ProgressBar("", quiet=True),
+    )
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_its_plan_keeps_as_much_of_every_feed_forward_module_as_the_budget_lets(
     make_recognizer: MakeRecognizer, family: str
@@ -50,8 +76,7 @@ def test_its_plan_keeps_as_much_of_every_feed_forward_module_as_the_budget_lets(
     groups = find_groups(recognizer.model)
     costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, recognizer.model, 2.0)}
     budget = Budget.parse("params=80%,macs=97%")
-    begun = outsider.start(recognizer, groups, costs, budget, audio_seconds=2.0)
-    counts = PruningPlan.from_json(begun["plan"]).resolved(groups).counts()
+    counts = outsider.decide(run(recognizer, groups, costs, budget)).plan.resolved(groups).counts()
     assert len(set(counts.values())) == 1
 
     def meets(more: int) -> bool:
@@ -71,7 +96,9 @@ def test_a_budget_that_feed_forward_units_alone_cannot_meet_is_refused_in_a_sent
     recognizer = make_recognizer("conformer")
     groups = find_groups(recognizer.model)
     with pytest.raises(SecateurError) as caught:
-        outsider.start(recognizer, groups, {"params": parameter_cost(groups)}, Budget.parse("params=30%"))
+        outsider.decide(
+            run(recognizer, groups, {"params": parameter_cost(groups)}, Budget.parse("params=30%"))
+        )
     assert str(caught.value).startswith(
         "torch-pruning prunes feed-forward units alone, by which the budget params=30% cannot be met: "
         "the smallest possible is params="
@@ -88,4 +115,6 @@ def test_without_torch_pruning_the_error_says_what_brings_it(
     with pytest.raises(
         SecateurError, match=r"torch-pruning is not installed; pip install 'secateur\[rivals\]'"
     ):
-        outsider.start(recognizer, groups, {"params": parameter_cost(groups)}, Budget.parse("params=90%"))
+        outsider.decide(
+            run(recognizer, groups, {"params": parameter_cost(groups)}, Budget.parse("params=90%"))
+        )

@@ -11,8 +11,9 @@ import pytest
 
 from secateur.pruning import pace as room
 from secateur.pruning.learned import Learned
+from secateur.pruning.method import LearnedMethod
 from secateur.pruning.mixing import PARTS
-from secateur.pruning.oneshot import OneShot
+from secateur.pruning.oneshot import Decision, OneShot
 from secateur.pruning.pace import (
     FEWEST_MINUTES,
     REFITTING,
@@ -75,7 +76,40 @@ def test_the_pace_is_that_of_the_second_time(
 
 
 def test_no_speech_is_refused_elsewhere(make_recognizer: Callable[..., Recognizer]) -> None:
-    assert in_time(ASKED, LEARNED, make_recognizer("conformer"), [], 12.0)[1] == LEARNED
+    recognizer = make_recognizer("conformer")
+    assert in_time(ASKED, LEARNED, lambda: pace(recognizer, []), 12.0)[1] == LEARNED
+
+
+def test_a_run_that_goes_on_keeps_to_the_pace_that_it_found_first(
+    save_conformer: Callable[..., Path], record_noise: Callable[..., Path], tmp_path: Path
+) -> None:
+    speech = record_noise(*[1.0] * 30)
+    learned = Learned(minutes=0.01, precision="float32", batch_seconds=2.0, validations=0)
+    oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2)
+    settings = PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned)
+    measured: list[float] = []
+
+    def stopped(run: LearnedMethod) -> Decision:
+        raise KeyboardInterrupt
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def slower(*_: object) -> float:
+        measured.append(1e-4 * 10 ** len(measured))
+        return measured[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(LearnedMethod, "_recover", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prune(settings, tmp_path / "out", pace=slower)
+    prune(settings, tmp_path / "out", pace=slower)
+    assert measured == [1e-4]
+    # Nothing that was done depends on it yet, so nothing is left of it.
+    with pytest.raises(KeyboardInterrupt):
+        prune(settings, tmp_path / "other", pace=slower, decide=stopped)
+    assert not (tmp_path / "other.unfinished").exists()
+    assert len(measured) == 2
 
 
 @pytest.mark.parametrize("steps", [None, 2])
@@ -86,7 +120,6 @@ def test_a_run_by_the_clock_says_that_it_hears_less(
     steps: int | None,
 ) -> None:
     speech = record_noise(*[1.0] * 30)
-    monkeypatch.setattr(room, "pace", lambda *_: 60.0)
     monkeypatch.setattr(room, "FEWEST_MINUTES", 0.1)
     learned = Learned(minutes=0.01, steps=steps, precision="float32", batch_seconds=2.0, validations=0)
     oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2)
@@ -94,6 +127,7 @@ def test_a_run_by_the_clock_says_that_it_hears_less(
     pruned = prune(
         PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned),
         tell=told.append,
+        pace=lambda *_: 60.0,
     )
     if steps is None:
         assert pruned.report["minutes_heard"] == {"start": 0.1, "reconstruct": 0.1}

@@ -66,7 +66,7 @@ def test_a_plan_meets_every_limit_and_ends_close_below_the_one_that_binds(
         if "cannot be met: the smallest possible here is " not in str(refusal):
             raise
         return
-    limits = budget.limits({name: cost.dense for name, cost in costs.items()})
+    limits = budget.limits(costs)
     left = [1 - costs[name](plan.counts()) / limit for name, limit in limits.items()]
     assert min(left) >= 0
     assert not plan.kept or min(left) <= TOLERANCE * multiple_of
@@ -103,7 +103,7 @@ def test_gates_that_have_decided_and_meet_the_budget_are_the_plan(
         params=max(1000, costs["params"](plan.counts())),
         macs=max(1000, costs["macs"](plan.counts()) / SECONDS),
     )
-    assert round_to_plan(gates, groups, costs, exactly, audio_seconds=SECONDS) == plan
+    assert round_to_plan(gates, groups, costs, exactly) == plan
 
 
 def on_the_wrong_side(plan: PruningPlan, log_alpha: dict[str, Tensor], groups: Groups) -> tuple[int, int]:
@@ -165,7 +165,7 @@ def test_what_costs_nothing_by_itself_stays_while_its_gate_is_open(make_recogniz
 
     class UnitsAlone:
         rows = torch.tensor([row for row, name in enumerate(groups) if name.endswith("units")])
-        dense = 160.0
+        dense, per = 160.0, 1.0
 
         def __call__(self, kept: Any) -> float:
             return float(sum(kept.get(n, g.size) for n, g in groups.items() if n.endswith("units")))

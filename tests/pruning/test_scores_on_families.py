@@ -31,9 +31,7 @@ def test_a_score_meets_parameters_and_macs_by_the_nearest_plan_below(
     waves = [np.random.default_rng(seed).normal(scale=0.1, size=4800).astype(np.float32) for seed in range(2)]
     settings = OneShot(score=score, reconstruct_minutes=0.0)
     budget = Budget.parse(f"params={KEEP:.0%},macs={KEEP:.0%}")
-    plan, smaller = prune_oneshot(
-        recognizer, groups, costs, budget, [waves], settings, lambda *_: None, audio_seconds=2.0
-    )
+    plan, smaller = prune_oneshot(recognizer, groups, costs, budget, [waves], settings, lambda *_: None)
 
     limits = {name: KEEP * cost.dense for name, cost in costs.items()}
     assert smaller.model.num_parameters() == costs["params"](plan.counts()) <= limits["params"]

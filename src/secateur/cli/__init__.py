@@ -36,7 +36,7 @@ class Commands(click.Group):
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
                 raise
             raise Refusal(
-                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): give a smaller --batch-seconds, or make room"
+                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): give it less at once (--batch-seconds, --refit-minutes or --batch, where the command has it), or make room"
             ) from error
         except KeyboardInterrupt as interrupt:
             say(str(interrupt) or "stopped by Ctrl-C before the end, so there is no result")
@@ -48,7 +48,7 @@ class Commands(click.Group):
 def main() -> None:
     """Prune trained speech recognisers.
 
-    MODEL is a .nemo archive, a folder with a transformers or Secateur checkpoint, or the name of one on the hub.
+    MODEL is a .nemo archive, a folder with a transformers or Secateur checkpoint, or the name of one on the Hugging Face Hub.
 
     DATA is speech, transcribed or not: a LibriSpeech folder, a NeMo manifest, a Lhotse cut set, a folder of audio with or
     without .txt files beside it, an audio file, several of these with commas between, or synthetic, which espeak-ng speaks

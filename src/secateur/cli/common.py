@@ -69,7 +69,10 @@ def names(_context: click.Context, _option: click.Parameter, text: str) -> tuple
 
 
 device_option = click.option(
-    "--device", default="cpu", callback=usable_device, help="Where the model computes: cpu, cuda, cuda:1."
+    "--device",
+    default="cpu",
+    callback=usable_device,
+    help="Where the model computes: cpu, cuda, cuda:1.  [default: cpu]",
 )
 dtype_option = click.option(
     "--dtype",
@@ -114,14 +117,14 @@ speech_options = _together(
         type=click.FloatRange(0, min_open=True),
         default=20.0,
         show_default=True,
-        help="Audio that the score looks at.",
+        help="Minutes of audio to score units on.",
     ),
     click.option(
         "--refit-minutes",
         type=click.FloatRange(0),
         default=60.0,
         show_default=True,
-        help="Audio that what is left is refitted on; 0: it is not.",
+        help="Minutes of audio to refit the remaining weights on; 0 switches refitting off.",
     ),
 )
 """How much speech a command that prunes looks at."""
@@ -141,7 +144,7 @@ structure_options = _together(
         show_default=True,
         help="Heads that every layer keeps.",
     ),
-    click.option("--width", is_flag=True, help="Prune the residual width too."),
+    click.option("--width", is_flag=True, help="Prune the residual width too (a flag)."),
     click.option(
         "--whole",
         metavar="GROUPS",
@@ -153,15 +156,15 @@ structure_options = _together(
 """What a command that prunes may touch, and in what steps."""
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed."
 )
 augment_option = click.option(
     "--augment",
     type=click.Choice(["speeds", "masks", "all", "none"]),
     default="speeds",
     show_default=True,
-    help="How training speech changes, so that it sounds different every time; masks: speeds, and bands and stretches hidden; all: "
-    "also rooms, noise and splices.",
+    help="How speech is varied in training. speeds: faster or slower each time; masks: also hides frequency bands and stretches of time; "
+    "all: also rooms, noise and splices.",
 )
 precision_option = click.option(
     "--precision",
@@ -169,6 +172,13 @@ precision_option = click.option(
     default="auto",
     show_default=True,
     help="What training computes in; auto: bfloat16 where the processor has it.",
+)
+training_batch_option = click.option(
+    "--batch-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds of audio in a batch of training, padding included.",
 )
 batch_seconds_option = click.option(
     "--batch-seconds",

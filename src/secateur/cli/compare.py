@@ -8,7 +8,6 @@ import click
 
 from secateur.cli.common import (
     augment_option,
-    batch_seconds_option,
     drawn_at,
     finish,
     load_recognizer,
@@ -20,15 +19,16 @@ from secateur.cli.common import (
     speech_options,
     structure_options,
     tell_skips,
+    training_batch_option,
 )
 from secateur.errors import SecateurError
 
 PAGE = "compare.html"
 
 
-@click.command()
+@click.command(short_help="Compare pruning methods at the same work.")
 @click.argument("model")
-@click.option("--data", required=True, help="Speech to prune on; transcripts are not needed.")
+@click.option("--data", required=True, metavar="DATA", help="Speech to prune on; transcripts are not needed.")
 @click.option(
     "--valid",
     required=True,
@@ -55,7 +55,7 @@ PAGE = "compare.html"
     show_default=True,
     callback=names,
     metavar="NAMES",
-    help="all, or some of: search; a score of `secateur prune --score`; scratch; torch-pruning.",
+    help="all, which is 14 runs of --minutes for each budget, or some of: search; a score of `secateur prune --score`; scratch; torch-pruning.",
 )
 @click.option(
     "--out",
@@ -73,7 +73,7 @@ PAGE = "compare.html"
     type=click.IntRange(1),
     help="Gradient steps of every run, in whatever time, instead of --minutes.",
 )
-@batch_seconds_option
+@training_batch_option
 @augment_option
 @precision_option
 @speech_options

@@ -27,7 +27,7 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@click.command()
+@click.command(short_help="Halve a small model on synthetic speech.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
@@ -40,7 +40,7 @@ def _best_device() -> str:
     type=click.FloatRange(0, min_open=True),
     default=2.0,
     show_default=True,
-    help="Time for the pruning itself; more hears better.",
+    help="Time for the pruning itself; more gives a better model.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps of training, instead of --minutes.")
 @click.option(

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     type=click.Choice(["none", "basic", "english"]),
     default="basic",
     show_default=True,
-    help="none: every difference is an error; basic: case and punctuation are not; english: nor is how numbers, contractions and "
-    "titles are spelled.",
+    help="What is not counted as an error. none: nothing; basic: case and punctuation; english: also the spelling of numbers, "
+    "contractions and titles.",
 )
 @click.option(
     "--utterances",

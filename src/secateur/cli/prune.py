@@ -1,4 +1,4 @@
-"""`secateur prune`: settings come from a run.yaml or are the defaults, and what the command line says goes above them."""
+"""`secateur prune`: settings come from a run.yaml or are the defaults, and what the command line says takes precedence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from click.core import ParameterSource
 
 from secateur.cli.common import (
     augment_option,
-    batch_seconds_option,
     drawn,
     finish,
     given,
@@ -24,6 +23,7 @@ from secateur.cli.common import (
     speech_options,
     structure_options,
     tell_skips,
+    training_batch_option,
 )
 from secateur.errors import SecateurError
 
@@ -75,10 +75,14 @@ SCORES = (
 """The names of `secateur.pruning.scores.SCORES`, whose file loads PyTorch."""
 
 
-@click.command()
+@click.command(short_help="Make MODEL smaller and faster.")
 @click.argument("model", required=False)
-@click.option("--data", help="Speech to prune on; transcripts are not needed.")
-@click.option("--keep", metavar="BUDGET", help="What may stay: params=50%,macs=50%,latency=60%.")
+@click.option("--data", metavar="DATA", help="Speech to prune on; transcripts are not needed.")
+@click.option(
+    "--keep",
+    metavar="BUDGET",
+    help="What may stay: params=50%,macs=50%,latency=60%, or params=6.5M,macs=250M,latency=40ms.",
+)
 @click.option(
     "--out",
     required=True,
@@ -88,10 +92,12 @@ SCORES = (
 @click.option(
     "--config",
     metavar="RUN.YAML",
-    help="Repeat the run of that run.yaml; MODEL and options that are given go above it.",
+    help="Repeat the run of that run.yaml; MODEL and options that are given take precedence.",
 )
 @click.option(
-    "--valid", metavar="DATA", help="Transcribed speech to measure on: before, after and in between."
+    "--valid",
+    metavar="DATA",
+    help="Transcribed speech to measure on before and after, and to choose checkpoints by.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Measure on the first N utterances of --valid only.")
 @click.option(
@@ -104,7 +110,7 @@ SCORES = (
 @click.option(
     "--teacher",
     metavar="MODEL",
-    help="Learned: distil from that model, of which MODEL is what an earlier pruning left.",
+    help="Learned: distil from that model; for a MODEL that was pruned from it before.",
 )
 @click.option(
     "--minutes",
@@ -123,9 +129,9 @@ SCORES = (
     default="start,reconstruct,recover",
     show_default=True,
     callback=names,
-    help="Learned: which phases there are, of start, reconstruct, search and recover.",
+    help="Learned: the phases to run, out of start (scores), reconstruct (refits), search and recover.",
 )
-@batch_seconds_option
+@training_batch_option
 @augment_option
 @precision_option
 @click.option(
@@ -133,8 +139,7 @@ SCORES = (
     type=click.Choice(SCORES),
     default="obs",
     show_default=True,
-    help="What decides which units go, or where the search begins. latent takes whole modules out; layerdrop and depth, "
-    "whole layers.",
+    help="What decides which units go, and where a search begins. latent removes whole modules, layerdrop and depth whole layers.",
 )
 @click.option("--uniform", is_flag=True, help="Keep the same fraction of every group of units.")
 @click.option(
@@ -142,7 +147,7 @@ SCORES = (
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Plans to try beside the first, which share the budget otherwise between parts of the model.",
+    help="Number of other ways to share the budget between parts of the model; all are tried, the best is kept.",
 )
 @speech_options
 @structure_options
@@ -169,6 +174,10 @@ def prune(
     **options: Any,
 ) -> None:
     """Make MODEL smaller and faster, and write the result to a folder.
+
+    MODEL, --data and --keep are needed unless --config has them. For example:
+
+    secateur prune model.nemo --data speech/ --keep params=70% --method oneshot --out smaller
 
     A run of the learned method that was stopped goes on when the same command is given again.
     """

@@ -19,7 +19,7 @@ from secateur.cli.common import (
 COMPARISON = "comparison.html"
 
 
-@click.command()
+@click.command(short_help="Draw results as a page to look at.")
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 @click.option(
     "--out",

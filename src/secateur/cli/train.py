@@ -29,15 +29,15 @@ RENAMED = {"limit": "valid_limit"}
 """Options whose names in `TrainSettings` are others."""
 
 
-@click.command()
-@click.option("--data", help="Transcribed speech to train on.")
+@click.command(short_help="Train a small Conformer-CTC.")
+@click.option("--data", metavar="DATA", help="Transcribed speech to train on.")
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False), help="Folder for the result: new or empty."
 )
 @click.option(
     "--config",
     metavar="RUN.YAML",
-    help="Repeat the run of that run.yaml; options that are given go above it.",
+    help="Repeat the run of that run.yaml; options that are given take precedence.",
 )
 @click.option("--valid", metavar="DATA", help="Transcribed speech to measure on: in between and after.")
 @click.option("--limit", type=click.IntRange(1), help="Measure on the first N utterances of --valid only.")
@@ -75,14 +75,14 @@ RENAMED = {"limit": "valid_limit"}
 @click.option(
     "--optimizer",
     type=click.Choice(["muon", "adamw"]),
-    help="What the matrices of linear layers move by.  [default: muon, with --init adamw]",
+    help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",
 )
 @click.option(
     "--batch-seconds",
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Seconds of audio, padding included, that the model is given at once.",
+    help="Seconds of audio in a batch of training, padding included.",
 )
 @click.option(
     "--dropout",

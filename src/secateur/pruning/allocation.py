@@ -29,7 +29,6 @@ def allocate(
     budget: Budget,
     *,
     uniform: bool = False,
-    audio_seconds: float = 10.0,
 ) -> PruningPlan:
     """The plan that meets a budget with the least harm that the scores foresee.
 
@@ -47,19 +46,18 @@ def allocate(
         costs: by name; at least those that the budget limits.
         budget: what must hold.
         uniform: keep the same fraction of every group rather than let scores decide how many; modules and layers stay.
-        audio_seconds: length of the utterance that the multiply-accumulates among ``costs`` are counted for.
 
     Raises:
         SecateurError: not even the smallest plan meets the budget, or a cost that it limits is not given.
     """
-    limits = budget.limits({name: cost.dense for name, cost in costs.items()}, audio_seconds=audio_seconds)
+    limits = budget.limits(costs)
     limited = [costs[name] for name in limits]
     scores = _removable(groups, scores, uniform)
     space = Space(groups, scores, limited, np.array(list(limits.values())))
 
     if not space.meets(space.last):
         smallest = dict(zip(limits, space.costs(space.last).tolist(), strict=True))
-        least = _amounts(smallest, costs, audio_seconds)
+        least = _amounts(smallest, costs)
         raise NoResultError(f"the budget {budget} cannot be met: the smallest possible here is {least}")
     at = _uniform(space) if uniform else _best(space)
     kept = {
@@ -69,15 +67,13 @@ def allocate(
     return PruningPlan.keep(groups, kept)
 
 
-def check_possible(
-    groups: Groups, costs: Mapping[str, CostModel], budget: Budget, *, audio_seconds: float = 10.0
-) -> None:
+def check_possible(groups: Groups, costs: Mapping[str, CostModel], budget: Budget) -> None:
     """Refuse before the work a budget that no plan meets, whatever scores will say; the arguments are those of `allocate`."""
-    limits = budget.limits({name: cost.dense for name, cost in costs.items()}, audio_seconds=audio_seconds)
+    limits = budget.limits(costs)
     least = {name: group.counts()[0] for name, group in groups.items()}
     smallest = {name: costs[name](least) for name in limits}
     if any(smallest[name] > limit for name, limit in limits.items()):
-        stays = _amounts(smallest, costs, audio_seconds)
+        stays = _amounts(smallest, costs)
         raise NoResultError(f"the budget {budget} cannot be met: {stays} would stay if all went that can")
 
 
@@ -99,12 +95,13 @@ def _removable(groups: Groups, scores: Scores, uniform: bool) -> dict[str, Elimi
     return found
 
 
-def _amounts(amounts: Mapping[str, float], costs: Mapping[str, CostModel], audio_seconds: float) -> str:
+def _amounts(amounts: Mapping[str, float], costs: Mapping[str, CostModel]) -> str:
     """Costs as a budget would say them, absolute and as fractions: ``params=185.5k (1.41%)``."""
     said = []
     for name, cost in amounts.items():
-        amount = cost / audio_seconds if name == "macs" else cost
-        said.append(f"{name}={format_amount(name, amount)} ({100 * cost / costs[name].dense:.3g}%)")
+        said.append(
+            f"{name}={format_amount(name, cost / costs[name].per)} ({100 * cost / costs[name].dense:.3g}%)"
+        )
     return ", ".join(said)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secateur.errors import SecateurError
+from secateur.structure.cost import CostModel
 
 UNITS = {
     "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9},
@@ -31,6 +32,10 @@ class Limit:
 
     amount: float
     relative: bool
+
+    def of(self, dense: float, per: float) -> float:
+        """The same in the unit of a cost that the dense model has so much of, and that has ``per`` times in it what absolute limits are of."""
+        return self.amount * (dense if self.relative else per)
 
 
 @dataclass(frozen=True, init=False)
@@ -91,25 +96,22 @@ class Budget:
             given[name] = value
         return cls(**given)
 
-    def limits(self, dense: Mapping[str, float], *, audio_seconds: float = 10.0) -> dict[str, float]:
+    def limits(self, costs: Mapping[str, CostModel]) -> dict[str, float]:
         """The most that each limited cost may come to, in the unit of that cost.
 
         Args:
-            dense: what the model costs before pruning, by name: parameters, multiply-accumulates for an utterance of
-                ``audio_seconds``, seconds of latency.
-            audio_seconds: length of the utterance that multiply-accumulates are counted for.
+            costs: of the model, by name.
 
         Raises:
             SecateurError: a cost that is limited is not among those that are known.
         """
         limits = {}
         for name, limit in self.bounds.items():
-            if name not in dense:
+            if name not in costs:
                 raise SecateurError(
-                    f"the budget limits {name}, which is not known here; limit {' or '.join(dense)} instead"
+                    f"the budget limits {name}, which is not known here; limit {' or '.join(costs)} instead"
                 )
-            per_second = audio_seconds if name == "macs" else 1.0
-            limits[name] = limit.amount * (dense[name] if limit.relative else per_second)
+            limits[name] = limit.of(costs[name].dense, costs[name].per)
         return limits
 
     def __str__(self) -> str:

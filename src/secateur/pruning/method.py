@@ -1,6 +1,6 @@
 """The learned method: L0 gates under a hard budget, with layerwise distillation from the unpruned model.
 
-Its phases, each of which can be left out but slicing, and the first only beside a search:
+Its phases, of which all but slicing can be left out, and ``start`` only beside a search:
 
     start        scores say what is surely needed and what surely is not: a plan
     reconstruct  what the plan leaves is refitted in closed form
@@ -59,6 +59,17 @@ AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
 
 
+Decide = Callable[["LearnedMethod"], Decision]
+"""What does the phase ``start`` of a run, which it is given: says what units are worth, and which of them stay."""
+
+
+def by_scores(run: LearnedMethod) -> Decision:
+    """The decision of a run by itself: scores, and the plan that they lead to."""
+    return decide(
+        run.recognizer, run.groups, run.costs, run.budget, run.speech, run.oneshot, run.progress.stage
+    )
+
+
 class LearnedMethod:
     """One run of the method.
 
@@ -73,15 +84,15 @@ class LearnedMethod:
         settings: of the method.
         workspace: keeps what is done.
         progress: told about the work as it goes.
+        decide: does the phase ``start``.
         teacher: what search and recovery distil from; None: the unpruned recogniser.
         validate: word error rate of a recogniser; None: nothing is validated.
-        audio_seconds: length of the utterance that multiply-accumulates are counted for.
         log: given each row of the history as it comes, and the phase that it is of.
 
     Attributes:
         history: by phase, figures of its steps.
         schedule: has the seconds that each stage took.
-        minutes_heard: of speech, by the stage that they were scored or refitted on in; fewer where there were not as many.
+        minutes_heard: of speech, by the stage that scored or refitted on them, at most: where there are not as many, on all there are.
         parts: of the way from the refitted weights to the recovered ones, with the error rate there; the result is where that is
             least. Nothing where there was no recovery, or no validation.
     """
@@ -99,21 +110,20 @@ class LearnedMethod:
         workspace: Workspace,
         progress: ProgressBar,
         *,
+        decide: Decide | None = None,
         teacher: Recognizer | None = None,
         validate: Callable[[Recognizer], float] | None = None,
-        audio_seconds: float = 10.0,
         log: Log | None = None,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
         self.workspace, self.progress, self.validate = workspace, progress, validate
-        self.teacher = teacher
-        self.audio_seconds, self.log = audio_seconds, log
+        self.decide, self.teacher, self.log = decide or by_scores, teacher, log
         self.schedule = Schedule(settings, workspace)
         self.history: dict[str, list[dict[str, float]]] = {}
         self.parts: dict[float, float] = {}
         self.minutes_heard: dict[str, float] = {}
-        limits = budget.limits({n: c.dense for n, c in costs.items()}, audio_seconds=audio_seconds)
+        limits = budget.limits(costs)
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
         self.targets = [limit / costs[name].dense for name, limit in limits.items()]
@@ -148,19 +158,8 @@ class LearnedMethod:
         if not self._plans_first:
             return Decision(Judgement(self.recognizer, {}), PruningPlan.keep(self.groups, {}))
 
-        def make() -> dict[str, Any]:
-            return decide(
-                self.recognizer,
-                self.groups,
-                self.costs,
-                self.budget,
-                self.speech,
-                self.oneshot,
-                self.progress.stage,
-                audio_seconds=self.audio_seconds,
-            ).state(self.recognizer)
-
-        decision = Decision.of(self.schedule.stage("start", make), self.recognizer, self.groups)
+        made = self.schedule.stage("start", lambda: self.decide(self).state(self.recognizer))
+        decision = Decision.of(made, self.recognizer, self.groups)
         self.minutes_heard["start"] = decision.minutes
         return decision
 
@@ -194,9 +193,7 @@ class LearnedMethod:
             ]
 
             def rounded() -> PruningPlan:
-                return round_to_plan(
-                    gates.log_alpha(), self.groups, self.costs, self.budget, audio_seconds=self.audio_seconds
-                )
+                return round_to_plan(gates.log_alpha(), self.groups, self.costs, self.budget)
 
             def validate() -> float:
                 """What would come out now; the masks stay where they are."""

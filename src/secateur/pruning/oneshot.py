@@ -62,7 +62,7 @@ class OneShot:
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise SecateurError(f"there is no score {self.score!r}; choose one of {', '.join(SCORES)}")
-        if self.trials < 0 or (self.trials and (self.uniform or SCORES[self.score].uniform)):
+        if self.trials < 0 or (self.trials and self.shares_evenly):
             raise SecateurError(
                 f"there can be no {self.trials} trials; give 0 or more, and none where all groups keep the same fraction"
             )
@@ -73,6 +73,11 @@ class OneShot:
             )
         if self.seed < 0:
             raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")
+
+    @property
+    def shares_evenly(self) -> bool:
+        """Whether all groups keep the same fraction."""
+        return self.uniform or SCORES[self.score].sharing == "uniform"
 
     @property
     def minutes_scored(self) -> float:
@@ -91,7 +96,7 @@ class Judgement:
     """What units are worth.
 
     Attributes:
-        teacher: the unpruned recogniser, its heads rotated where the score asks for it: what the scores are of.
+        teacher: the unpruned recogniser, its heads rotated where single dimensions of theirs are judged: what the scores are of.
         scores: of its groups.
     """
 
@@ -124,7 +129,7 @@ class Decision:
     Attributes:
         judgement: what units are worth.
         plan: what should stay of the teacher.
-        minutes: of speech that were scored on.
+        minutes: of speech that were scored on, at most.
     """
 
     judgement: Judgement
@@ -150,8 +155,6 @@ def prune_oneshot(
     speech: Sequence[Sequence[Waveform]],
     settings: OneShot,
     progress: Stages,
-    *,
-    audio_seconds: float = 10.0,
 ) -> tuple[PruningPlan, Recognizer]:
     """Decide on a plan and carry it out; the recogniser that is given stays as it is.
 
@@ -163,14 +166,11 @@ def prune_oneshot(
         speech: batches of waveforms of similar lengths, in an order that is as good as random.
         settings: of the method.
         progress: told about the work as it goes.
-        audio_seconds: length of the utterance that multiply-accumulates are counted for.
 
     Returns:
         The plan, and the pruned recogniser.
     """
-    decision = decide(
-        recognizer, groups, costs, budget, speech, settings, progress, audio_seconds=audio_seconds
-    )
+    decision = decide(recognizer, groups, costs, budget, speech, settings, progress)
     return decision.plan, carry_out(decision.plan, decision.judgement.teacher, speech, settings, progress)
 
 
@@ -182,14 +182,10 @@ def decide(
     speech: Sequence[Sequence[Waveform]],
     settings: OneShot,
     progress: Stages,
-    *,
-    audio_seconds: float = 10.0,
 ) -> Decision:
     """Score units and allocate the budget; the arguments are those of `prune_oneshot`."""
     judgement = judge(recognizer, groups, speech, settings, progress)
-    plan = share_out(
-        judgement, groups, costs, budget, speech, settings, progress, audio_seconds=audio_seconds
-    )
+    plan = share_out(judgement, groups, costs, budget, speech, settings, progress)
     return Decision(judgement, plan, settings.minutes_scored)
 
 
@@ -201,8 +197,6 @@ def share_out(
     speech: Sequence[Sequence[Waveform]],
     settings: OneShot,
     progress: Stages,
-    *,
-    audio_seconds: float = 10.0,
 ) -> PruningPlan:
     """Allocate the budget by what units are worth, trying several ways where that is asked for.
 
@@ -216,11 +210,10 @@ def share_out(
             weighted(groups, judgement.scores, weighting),
             costs,
             budget,
-            uniform=settings.uniform or SCORES[settings.score].uniform,
-            audio_seconds=audio_seconds,
+            uniform=settings.shares_evenly,
         )
 
-    usual = USUAL if settings.score == "obs" else {}
+    usual = USUAL if SCORES[settings.score].sharing == "weighed" else {}
     if not settings.trials:
         return plan(usual)
     trials = Trials(judgement.teacher, speech, settings.seed)
@@ -256,7 +249,7 @@ def judge(
 
     teacher = recognizer
     shares: dict[str, Tensor] = {}
-    if settings.score == "obs":
+    if score.sharing == "weighed":
         progress("rotating", 0.0)
         teacher, shares = rotate_heads(
             recognizer, first_seconds(heard, ROTATE_SECONDS, recognizer.sample_rate)

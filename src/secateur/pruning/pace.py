@@ -41,8 +41,7 @@ the measured pace."""
 def in_time(
     oneshot: OneShot,
     learned: Learned,
-    recognizer: Recognizer,
-    speech: Sequence[Sequence[Waveform]],
+    measure: Callable[[], float],
     utterance_seconds: float,
     tell: Callable[[str], object] | None = None,
 ) -> tuple[OneShot, Learned]:
@@ -51,14 +50,13 @@ def in_time(
     Args:
         oneshot: what was asked for.
         learned: what was asked for.
-        recognizer: the unpruned recogniser.
-        speech: to score and refit on, in batches.
+        measure: says the pace of the unpruned recogniser, in seconds for a second of speech.
         utterance_seconds: length of an utterance that is validated on.
         tell: told in a sentence if that is less than was asked for.
     """
     if learned.steps is not None:
         return oneshot, learned
-    slow = pace(recognizer, speech)
+    slow = measure()
     within = fitted(oneshot, learned, slow, utterance_seconds)
     if within != (oneshot, learned) and tell is not None:
         less, validated = within
@@ -70,12 +68,16 @@ def in_time(
     return within
 
 
-def pace(recognizer: Recognizer, speech: Sequence[Sequence[Waveform]]) -> float:
+Speech = Sequence[Sequence[Waveform]]
+"""Waveforms in batches."""
+
+
+def pace(recognizer: Recognizer, speech: Speech) -> float:
     """Seconds that a forward pass takes for a second of speech, here and now.
 
     Args:
         recognizer: the model.
-        speech: batches of waveforms, the first of which are heard twice, as the first time is slower.
+        speech: the first batches of it are heard twice, as the first time is slower.
     """
     batches = first_batches(speech, HEARD_SECONDS * recognizer.sample_rate)
     samples = sum(len(wave) for batch in batches for wave in batch)

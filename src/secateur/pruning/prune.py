@@ -20,9 +20,9 @@ from secateur.pruning.allocation import check_possible
 from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import check_teacher
 from secateur.pruning.learned import TRAINED
-from secateur.pruning.method import LearnedMethod
+from secateur.pruning.method import Decide, LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
-from secateur.pruning.pace import in_time
+from secateur.pruning.pace import Speech, in_time, pace
 from secateur.pruning.settings import PruneSettings
 from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
 from secateur.recognizer import Recognizer, load
@@ -75,7 +75,8 @@ def prune(
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
     log: Log | None = None,
-    within: PruneSettings | None = None,
+    pace: Callable[[Recognizer, Speech], float] = pace,
+    decide: Decide | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
 
@@ -95,7 +96,8 @@ def prune(
         progress: told about the work as it goes.
         tell: called with a sentence for the user about what the progress bar does not show.
         log: given each row of the learned method's history as it comes, and the phase that it is of.
-        within: the settings with what of them fits the time, where that is known; else a run by the clock finds it out.
+        pace: measures how fast the unpruned recogniser is, for a run by the clock.
+        decide: does the phase ``start`` of the learned method, where its own scores are not to.
 
     Raises:
         SecateurError: something that is asked for is not there, not sound, or not possible. There is no result then.
@@ -108,7 +110,7 @@ def prune(
     budget = Budget.parse(settings.keep)
     data = open_corpus(settings.data)
     valid = None if settings.valid is None else open_corpus(settings.valid, limit=settings.valid_limit)
-    with _workspace(settings, out) as workspace:
+    with workspace_of(settings, out) as workspace:
         if workspace.resumes and tell is not None:
             tell(f"going on with the run in {workspace.folder}")
         with clock.time("load"):
@@ -116,7 +118,7 @@ def prune(
             groups = settings.scope.groups(dense.model)
             teacher = None if settings.teacher is None else _teacher(settings.teacher, dense)
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
-            check_possible(groups, costs, budget, audio_seconds=settings.audio_seconds)
+            check_possible(groups, costs, budget)
         scored: list[Evaluation] = []
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
@@ -127,7 +129,7 @@ def prune(
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
         else:
-            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log, tell, within)
+            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log, tell, pace, decide)
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
@@ -188,7 +190,6 @@ class _Task:
                 sample,
                 settings.oneshot,
                 self.progress.stage,
-                audio_seconds=settings.audio_seconds,
             )
         heard = sum(len(wave) for batch in sample for wave in batch) / rate
         return plan, smaller, {"audio_seconds": round(heard, 1)}
@@ -201,7 +202,8 @@ class _Task:
         teacher: Recognizer | None,
         log: Log | None,
         tell: Callable[[str], object] | None,
-        within: PruneSettings | None,
+        pace: Callable[[Recognizer, Speech], float],
+        decide: Decide | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
         dense = _in_full(self.dense)
@@ -217,11 +219,14 @@ class _Task:
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         with self.clock.time("prune"):
-            if within is None:
-                seconds = float(everything.seconds.mean())
-                oneshot, learned = in_time(settings.oneshot, settings.learned, dense, sample, seconds, tell)
-            else:
-                oneshot, learned = within.oneshot, within.learned
+            oneshot, learned = in_time(
+                settings.oneshot,
+                settings.learned,
+                # As it was found first: what is done was done on so much speech.
+                lambda: workspace.figure("pace", lambda: pace(dense, sample)),
+                float(everything.seconds.mean()),
+                tell,
+            )
             validate = self._validation(learned.valid_utterances, valid, held, teacher or dense)
             run = LearnedMethod(
                 dense,
@@ -234,9 +239,9 @@ class _Task:
                 learned,
                 workspace,
                 self.progress,
+                decide=decide,
                 teacher=teacher,
                 validate=validate,
-                audio_seconds=settings.audio_seconds,
                 log=log,
             )
             plan, smaller = run.run()
@@ -271,8 +276,8 @@ class _Task:
         return on_what_is_heard(teacher, held)
 
 
-def _workspace(settings: PruneSettings, out: str | Path | None) -> Workspace:
-    """Where a method that takes long keeps what it has done."""
+def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
+    """Where a method that takes long keeps what it has done; the errors are those of `Workspace.of`."""
     if settings.method == "oneshot" or out is None:
         return Workspace(None)
     place = Workspace.place(Path(out))
@@ -292,9 +297,11 @@ def _in_full(recognizer: Recognizer) -> Recognizer:
 
 def _teacher(model: str | Path, dense: Recognizer) -> Recognizer:
     """What is distilled from, where that is not what is pruned."""
-    teacher = load(model, device=dense.model.device, dtype=dense.model.dtype)
+    teacher = load(
+        model, device=dense.model.device, dtype=torch.promote_types(dense.model.dtype, torch.float32)
+    )
     check_teacher(teacher, dense)
-    return _in_full(teacher)
+    return teacher
 
 
 def sampled(oneshot: OneShot, recognizer: Recognizer) -> tuple[float, float]:

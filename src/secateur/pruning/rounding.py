@@ -24,8 +24,6 @@ def round_to_plan(
     groups: Groups,
     costs: Mapping[str, CostModel],
     budget: Budget,
-    *,
-    audio_seconds: float = 10.0,
 ) -> PruningPlan:
     """The plan that keeps the units whose gates are most open, of all groups alike, as many as the budget allows.
 
@@ -42,7 +40,6 @@ def round_to_plan(
         groups: of the model.
         costs: by name; at least those that the budget limits.
         budget: what must hold.
-        audio_seconds: length of the utterance that the multiply-accumulates among ``costs`` are counted for.
 
     Raises:
         SecateurError: not even the smallest plan meets the budget, or a cost that it limits is not given.
@@ -55,7 +52,7 @@ def round_to_plan(
         name: _elimination(values, largest, _price(groups[name], limited))
         for name, values in openness.items()
     }
-    return allocate(groups, scores, costs, budget, audio_seconds=audio_seconds)
+    return allocate(groups, scores, costs, budget)
 
 
 def _elimination(openness: Tensor, largest: float, price: float) -> Elimination:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,14 +29,16 @@ class Score:
         name: as users choose it.
         needs: statistics that must have been gathered.
         estimate: from the model, its groups and the statistics to an elimination for each group it can judge.
-        uniform: whether it says which units go, but not of which groups: all are to keep the same fraction.
+        sharing: how a budget is shared between groups: ``uniform``, the same fraction of each, where harms do not compare groups; ``weighed``, by
+            harms that count as much as `weighting` says, of a model whose heads have been rotated, so that single dimensions of theirs mean
+            something; ``plain``, by harms as they are, where whole modules or layers go.
         judges_width: whether it judges the residual width.
     """
 
     name: str
     needs: frozenset[Kind]
     estimate: Callable[[PreTrainedModel, Groups, Statistics], dict[str, Elimination]]
-    uniform: bool = False
+    sharing: Literal["uniform", "weighed", "plain"] = "weighed"
     judges_width: bool = True
 
     def __call__(self, model: PreTrainedModel, groups: Groups, statistics: Statistics) -> Scores:
@@ -44,9 +47,10 @@ class Score:
 
 
 def magnitude(model: PreTrainedModel, groups: Groups, _: Statistics) -> dict[str, Elimination]:
-    """By the L2 norm of all weights of a unit, in what makes it and in what consumes it (Han et al. 2015, arXiv 1506.02626).
+    """By the L2 norm of all weights of a unit, in what makes it and in what consumes it, the same fraction of every group.
 
-    The harm is the norm's square, which adds up: a module's is that of all its weights. Biases and norms do not count.
+    As Li et al. 2017 (arXiv 1608.08710) prune filters, layer by layer. The harm is the norm's square, which adds up: a module's is
+    that of all its weights. Biases and norms do not count.
     """
     return _by_weight(groups, lambda name: model.get_parameter(name).double().square().cpu())
 
@@ -78,10 +82,10 @@ def fisher(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
     """By half the diagonal Fisher information of each unit's gate: 1/2 E[(sum over time of x g)^2].
 
     The second-order estimate of how far the output distribution moves when the gate closes (Theis et al. 2018,
-    arXiv 1801.05787; Molchanov et al. 2019, arXiv 1906.10771), in nats per frame, for every kind of group. It knows
-    nothing of what remaining units make up for, and a whole module is a long way to go on a tangent.
+    arXiv 1801.05787; Molchanov et al. 2019, arXiv 1906.10771), in nats per frame, for every kind of unit. It knows nothing of what
+    remaining units make up for. Modules and layers stay, as there: they are a long way to go on a tangent.
     """
-    return {name: Elimination.by_harm(statistics.gates[name] / 2) for name in groups}
+    return {name: Elimination.by_harm(statistics.gates[name] / 2) for name in _units(groups)}
 
 
 def taylor(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
@@ -89,10 +93,9 @@ def taylor(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
 
     The first-order estimate of how much the loss changes when the gate closes (Molchanov et al. 2019, arXiv 1906.10771,
     with absolute values as Michel et al. 2019, arXiv 1905.10650, for heads). The loss is that of the labels that the
-    model thinks likeliest, frame by frame, where those authors have transcripts. A group's units and the whole are
-    measured alike, so that those of a module need not add up to it.
+    model thinks likeliest, frame by frame, where those authors have transcripts. Modules and layers stay, as there.
     """
-    return {name: Elimination.by_harm(statistics.slopes[name]) for name in groups}
+    return {name: Elimination.by_harm(statistics.slopes[name]) for name in _units(groups)}
 
 
 def hessian(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
@@ -188,10 +191,9 @@ def random(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
     parameters = _by_weight(groups, lambda name: torch.ones(shapes[name], dtype=torch.double))
     return {
         name: Elimination.by_harm(
-            torch.rand(group.size, generator=generator, dtype=torch.double) * parameters[name].rise
+            torch.rand(groups[name].size, generator=generator, dtype=torch.double) * parameters[name].rise
         )
-        for name, group in groups.items()
-        if name not in groups.layers and name not in groups.branches
+        for name in _units(groups)
     }
 
 
@@ -215,6 +217,11 @@ def obs(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[
         blocks = (blocks[..., None] * taps + torch.arange(taps)).flatten(1)
         scores[name] = surgeon_order(weight, statistics.layers[site.module], blocks, has_bias=has_bias)
     return scores
+
+
+def _units(groups: Groups) -> list[str]:
+    """Groups of units, which are no module or layer."""
+    return [name for name in groups if name not in groups.layers and name not in groups.branches]
 
 
 def _by_weight(groups: Groups, values: Callable[[str], Tensor]) -> dict[str, Elimination]:
@@ -260,17 +267,17 @@ SCORES: Mapping[str, Score] = MappingProxyType(
     {
         score.name: score
         for score in (
-            Score("magnitude", frozenset(), magnitude),
-            Score("wanda", frozenset({"activations"}), wanda, uniform=True),
+            Score("magnitude", frozenset(), magnitude, "uniform"),
+            Score("wanda", frozenset({"activations"}), wanda, "uniform"),
             Score("fisher", frozenset({"gates"}), fisher),
             Score("obs", frozenset({"gram", "metric"}), obs, judges_width=False),
             Score("taylor", frozenset({"slopes"}), taylor),
             Score("hessian", frozenset({"weights"}), hessian),
             Score("mope", frozenset({"ablations"}), mope),
-            Score("latent", frozenset({"ablations"}), latent, judges_width=False),
-            Score("layerdrop", frozenset(), layerdrop, judges_width=False),
-            Score("depth", frozenset({"depth"}), depth, judges_width=False),
-            Score("random", frozenset(), random, uniform=True),
+            Score("latent", frozenset({"ablations"}), latent, "plain", judges_width=False),
+            Score("layerdrop", frozenset(), layerdrop, "plain", judges_width=False),
+            Score("depth", frozenset({"depth"}), depth, "plain", judges_width=False),
+            Score("random", frozenset(), random, "uniform"),
         )
     }
 )

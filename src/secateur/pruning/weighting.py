@@ -32,7 +32,7 @@ USUAL: Weighting = {
     "convolution channels": math.log(1.5),
     "query/key width": math.log(0.5),
 }
-"""What is good for a Conformer of 16 layers at half of its parameters by the score ``obs`` (docs/notes/oneshot.md)."""
+"""What is good for a Conformer of 16 layers at half of its parameters, found with the score ``obs`` (docs/notes/oneshot.md)."""
 
 STEP, FINEST = 0.5, 0.1
 """How far a number is moved at first, and the least after which it is not worth a trial: harm times 1.65, and times 1.1."""

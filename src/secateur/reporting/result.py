@@ -102,9 +102,12 @@ class Result(Run):
     def limits(self) -> dict[str, float]:
         """What the budget limits, by the report's names, as fractions of what there was."""
         before = self.report["before"]
-        dense = {name: before[figure] for name, figure in COSTS.items() if figure in before}
-        limits = Budget.parse(self.report["budget"]).limits(dense, audio_seconds=1.0)
-        return {COSTS[name]: limit / dense[name] for name, limit in limits.items()}
+        limits = Budget.parse(self.report["budget"]).bounds
+        # Multiply-accumulates are those for a second here, as limits are.
+        return {
+            COSTS[name]: limit.of(before[COSTS[name]], 1.0) / before[COSTS[name]]
+            for name, limit in limits.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ class CostModel(Protocol):
     def dense(self) -> float:
         """The cost with nothing removed."""
 
+    @property
+    def per(self) -> float:
+        """How often the cost has in it what an absolute limit is of: of multiply-accumulates, which are limited by the second, the seconds."""
+
     def __call__(self, kept: Mapping[str, int], /) -> float:
         """The cost when that many units of each group are kept; groups that are not listed are whole."""
 
@@ -83,11 +87,13 @@ class Cost:
 
     Attributes:
         dense: the cost with nothing removed.
+        per: how often it has in it what an absolute limit is of.
     """
 
-    def __init__(self, groups: Groups, constant: int, terms: Iterable[Term]) -> None:
+    def __init__(self, groups: Groups, constant: int, terms: Iterable[Term], *, per: float = 1.0) -> None:
         self.groups = groups
         self.constant = constant
+        self.per = per
         self._products = Products(groups, [terms])
         self.dense = self({})
 
@@ -138,7 +144,7 @@ def mac_cost(groups: Groups, model: PreTrainedModel, seconds: float) -> Cost:
     counted = macs_by_module(model, seconds)
     terms = [term for of_module in mac_terms(groups, counted).values() for term in of_module]
     named = Cost(groups, 0, terms).dense
-    return Cost(groups, counted[""] - named, terms)
+    return Cost(groups, counted[""] - named, terms, per=seconds)
 
 
 def parameter_terms(groups: Groups) -> dict[str, Term]:

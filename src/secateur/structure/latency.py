@@ -128,6 +128,7 @@ class Latency:
 
     Attributes:
         dense: seconds with nothing removed.
+        per: 1, as limits are of the same seconds.
         conditions: what it is for.
     """
 
@@ -171,6 +172,8 @@ class Latency:
                 # Expected work that was summed up from probabilities may lie a rounding error past the last node.
                 self._slopes[row, : len(x)] = torch.cat([slopes, slopes[-1:]])
         self.dense = self({})
+
+    per = 1.0
 
     def __call__(self, kept: Mapping[str, int]) -> float:
         """The seconds when that many units of each group are kept; groups that are not listed are whole."""

@@ -16,6 +16,7 @@ from secateur.files import write_text
 from secateur.training.checkpoint import read_state, write_state
 
 SETTINGS = "settings.json"
+FIGURES = "figures.json"
 LOCK = ".lock"
 
 
@@ -57,6 +58,7 @@ class Workspace:
                 # A run that was killed was writing it.
                 partial.unlink(missing_ok=True)
             if not (workspace.resumes and known.is_file()):
+                (folder / FIGURES).unlink(missing_ok=True)
                 known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
         except Timeout:
             raise SecateurError(
@@ -70,7 +72,7 @@ class Workspace:
         if others and all(other.startswith(tuple(f"{name} was " for name in free)) for other in others):
             write_text(known, json.dumps(plain, indent=2) + "\n")
         elif others:
-            workspace._lock.release()
+            workspace.release()
             raise SecateurError(
                 f"{folder} holds an unfinished run with other settings ({'; '.join(others)}): "
                 "give the same ones to go on with it, or delete the folder"
@@ -93,8 +95,7 @@ class Workspace:
         # Before others may have the place: one that has begun there would lose its files.
         if kind is None or not self.resumes:
             self.close()
-        if self._lock is not None:
-            self._lock.release()
+        self.release()
 
     @property
     def resumes(self) -> bool:
@@ -111,9 +112,25 @@ class Workspace:
             self.so_far(name).unlink(missing_ok=True)  # type: ignore[union-attr]
         return read_state(path)
 
+    def figure(self, name: str, measure: Callable[[], float]) -> float:
+        """What was measured once, now or in an earlier process of the run; with nothing else done, there is nothing to go on from."""
+        if self.folder is None:
+            return measure()
+        file = self.folder / FIGURES
+        figures = _read(file) if file.exists() else {}
+        if name not in figures:
+            figures[name] = measure()
+            write_text(file, json.dumps(figures) + "\n")
+        return float(figures[name])
+
     def so_far(self, name: str) -> Path | None:
         """File for what a stage has done so far, which goes when the stage is done."""
         return None if self.folder is None else self.folder / f"{name}.so-far.pt"
+
+    def release(self) -> None:
+        """Let others at the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def close(self) -> None:
         """Delete everything: the run is finished."""

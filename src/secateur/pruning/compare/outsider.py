@@ -5,11 +5,8 @@ Fang et al. 2023 (arXiv 2301.12900). Its dependency graph follows the gated line
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from transformers import PreTrainedModel
 
 from secateur.errors import NoResultError
 from secateur.pruning.budget import Budget
+from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import Decision, Judgement
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import CostModel
@@ -29,15 +27,8 @@ NAME = "torch-pruning"
 UNITS = "feed-forward units"
 
 
-def start(
-    recognizer: Recognizer,
-    groups: Groups,
-    costs: Mapping[str, CostModel],
-    budget: Budget,
-    *,
-    audio_seconds: float = 10.0,
-) -> dict[str, Any]:
-    """The phase ``start`` of a run as `LearnedMethod` keeps it, with the plan that Torch-Pruning's choice comes to.
+def decide(run: LearnedMethod) -> Decision:
+    """The plan that Torch-Pruning's choice comes to.
 
     It keeps the same fraction of every feed-forward module, the largest that meets the budget, which is how it is used
     where nothing else is asked of it; the units are those with the largest weights in what makes and consumes them.
@@ -45,12 +36,9 @@ def start(
     Raises:
         NoResultError: it is not installed, or the budget cannot be met by feed-forward units alone.
     """
-    began = perf_counter()
-    fraction = _fraction(groups, costs, budget, audio_seconds)
-    kept = keep_fraction(copy.deepcopy(recognizer.model), groups, _noise(recognizer), fraction)
-    plan = PruningPlan.keep(groups, kept)
-    decision = Decision(Judgement(recognizer, {}), plan)
-    return decision.state(recognizer) | {"seconds": perf_counter() - began}
+    fraction = _fraction(run.groups, run.costs, run.budget)
+    kept = keep_fraction(run.recognizer.copy().model, run.groups, _noise(run.recognizer), fraction)
+    return Decision(Judgement(run.recognizer, {}), PruningPlan.keep(run.groups, kept))
 
 
 def keep_fraction(
@@ -97,10 +85,10 @@ def keep_fraction(
     return kept
 
 
-def _fraction(groups: Groups, costs: Mapping[str, CostModel], budget: Budget, audio_seconds: float) -> float:
+def _fraction(groups: Groups, costs: Mapping[str, CostModel], budget: Budget) -> float:
     """The largest fraction of all feed-forward units that a budget lets stay."""
     names = [name for name, group in groups.items() if group.kind == UNITS]
-    limits = budget.limits({name: cost.dense for name, cost in costs.items()}, audio_seconds=audio_seconds)
+    limits = budget.limits(costs)
     if not names:
         raise NoResultError(f"{NAME} prunes feed-forward units, and this model has none")
     most = max((groups[name] for name in names), key=lambda group: group.size)

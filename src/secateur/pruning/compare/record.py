@@ -17,6 +17,9 @@ RECORD = "compare.json"
 _MEASURED = ("model", "valid", "test", "limit", "audio_seconds", "rounds")
 """Settings that figures depend on beyond the run."""
 
+_PLACE = ("device", "dtype")
+"""Of the environment, what figures depend on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -63,13 +66,15 @@ class Comparison:
         settings: as JSON has them.
         unpruned: figures of the unpruned model: on ``valid`` and, where there is one, on ``test``.
         rows: by budget, and then by method.
-        environment: versions, the machine and the device.
+        environment: versions, the machine, the device and the precision.
+        pace: seconds that the unpruned model takes for a second of speech, by which runs by the clock share out their time.
     """
 
     settings: Mapping[str, Any]
     unpruned: Mapping[str, Mapping[str, Any]]
     rows: Sequence[Row]
     environment: Mapping[str, str]
+    pace: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All of it, ready for `json.dumps`."""
@@ -77,6 +82,7 @@ class Comparison:
             "settings": dict(self.settings),
             "environment": dict(self.environment),
             "unpruned": dict(self.unpruned),
+            "pace": self.pace,
             "rows": [{"folder": row.name, **asdict(row)} for row in self.rows],
         }
 
@@ -87,30 +93,33 @@ class Known:
 
     Attributes:
         runs: methods and budgets that came to a result.
-        unpruned: figures of the unpruned model, where they are of the same speech and device.
+        unpruned: figures of the unpruned model, where they are of the same speech, device and precision.
         rows: of those runs, by method and budget, where they are so too.
         failed: rows of runs that came to none.
+        pace: of the unpruned model, where it was measured under the same conditions.
     """
 
     runs: Sequence[tuple[str, str]] = ()
     unpruned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: Mapping[tuple[str, str], Row] = field(default_factory=dict)
     failed: Mapping[tuple[str, str], Row] = field(default_factory=dict)
+    pace: float | None = None
 
     @classmethod
-    def read(cls, file: Path, settings: CompareSettings, device: str) -> Known:
-        """Read a record. One of other speech or another device tells of runs alone; one that is not there, or damaged, of nothing."""
+    def read(cls, file: Path, settings: CompareSettings, machine: Mapping[str, str]) -> Known:
+        """Read a record. One of other speech, or of another device or precision than ``machine`` has, tells of runs alone; one that is not there, or damaged, of nothing."""
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             asked = settings.plain()
             found = [Row(**{name: row[name] for name in Row.__dataclass_fields__}) for row in record["rows"]]
             rows = {(row.method, row.budget): row for row in found if not row.error}
             failed = {(row.method, row.budget): row for row in found if row.error}
-            if record["environment"].get("device", device) != device or any(
-                record["settings"][name] != asked[name] for name in _MEASURED
-            ):
+            there = record["environment"]
+            if any(
+                there.get(name, value) != value for name, value in machine.items() if name in _PLACE
+            ) or any(record["settings"][name] != asked[name] for name in _MEASURED):
                 return cls(tuple(rows), failed=failed)
-            return cls(tuple(rows), dict(record["unpruned"]), rows, failed)
+            return cls(tuple(rows), dict(record["unpruned"]), rows, failed, record.get("pace"))
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 

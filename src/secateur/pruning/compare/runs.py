@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -16,32 +16,23 @@ from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
 from secateur.evaluation.timing import threads
 from secateur.progress import ProgressBar
-from secateur.pruning.budget import Budget
 from secateur.pruning.compare import outsider
 from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
-from secateur.pruning.compare.scores import Judge
+from secateur.pruning.compare.scores import shared
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
-from secateur.pruning.learned import Learned
-from secateur.pruning.oneshot import OneShot
-from secateur.pruning.pace import in_time
-from secateur.pruning.prune import costs_of, prune, sampled
+from secateur.pruning.pace import Speech, pace
+from secateur.pruning.prune import prune, workspace_of
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
 from secateur.runs import environment
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
-from secateur.speech.sampling import sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
-from secateur.structure.cost import CostModel
-from secateur.structure.groups import Groups, find_groups
 from secateur.training.workspace import Workspace, differences
 
 SCORED = "scores"
 """What the folder of scores is called, in that of the comparison."""
-
-START = "start"
-"""The phase of a run that scores decide, as the run's workspace calls it."""
 
 
 def compare(
@@ -75,9 +66,8 @@ def compare(
     """
     out = Path(out)
     progress = progress or ProgressBar("comparing", quiet=True)
-    device = "cpu" if recognizer is None else str(recognizer.model.device)
-    machine = environment() | {"device": device}
-    known = Known.read(out / RECORD, settings, device)
+    machine = environment() | _place(recognizer)
+    known = Known.read(out / RECORD, settings, machine)
     asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
     runs = _runs(asked, known, out)
     for method, budget in runs:
@@ -85,17 +75,24 @@ def compare(
     for speech in (settings.data, settings.valid, settings.test):
         if speech is not None:
             open_corpus(speech)
-    same = _Shared(settings, recognizer, out / SCORED, SkipLog() if skips is None else skips, progress, tell)
+    same = _Shared(settings, recognizer, known.pace, SkipLog() if skips is None else skips, progress, tell)
     unpruned, rows = known.unpruned, []
+
+    def keep(rows: Sequence[Row]) -> Comparison:
+        comparison = Comparison(settings.plain(), unpruned, rows, machine, same.known_pace)
+        write(comparison, out / RECORD)
+        return comparison
+
     if not unpruned:
         # First, so that speech which cannot be scored is refused before the work.
-        unpruned = {"valid": _figures(same.before)}
+        unpruned = {"valid": _figures(same.before.to_json())}
         if settings.test is not None:
             progress.begin("unpruned on test")
-            unpruned["test"] = _figures(
-                evaluate(same.recognizer, settings.test, limit=settings.limit, progress=progress, tell=tell)
+            heard = evaluate(
+                same.recognizer, settings.test, limit=settings.limit, progress=progress, tell=tell
             )
-        write(Comparison(settings.plain(), unpruned, known.after(runs), machine), out / RECORD)
+            unpruned["test"] = _figures(heard.to_json())
+        keep(known.after(runs))
     for number, (method, budget) in enumerate(runs, start=1):
         folder = out / run_name(method, budget)
         row = known.row(method, budget)
@@ -104,11 +101,8 @@ def compare(
                 tell(f"{number} of {len(runs)}: {method}, {budget}")
             row = _row(method, budget, folder, settings, same, tell)
         rows.append(row)
-        write(
-            Comparison(settings.plain(), unpruned, [*rows, *known.after(runs[number:])], machine),
-            out / RECORD,
-        )
-    return Comparison(settings.plain(), unpruned, rows, machine)
+        keep([*rows, *known.after(runs[number:])])
+    return keep(rows)
 
 
 class _Shared:
@@ -118,28 +112,20 @@ class _Shared:
         self,
         settings: CompareSettings,
         recognizer: Recognizer | None,
-        scored: Path,
+        pace: float | None,
         skips: SkipLog,
         progress: ProgressBar,
         tell: Callable[[str], object] | None,
     ) -> None:
-        self.settings, self.given, self.scored = settings, recognizer, scored
+        self.settings, self.given, self.known_pace = settings, recognizer, pace
         self.skips, self.progress, self.tell = skips, progress, tell
 
     @cached_property
     def recognizer(self) -> Recognizer:
         recognizer = self.given or load(self.settings.model)
-        # So that a model which cannot be pruned is refused before the work.
-        find_groups(recognizer.model)
+        # So that what cannot be pruned, or kept whole, is refused before the work.
+        self.settings.scope.groups(recognizer.model)
         return recognizer
-
-    @cached_property
-    def groups(self) -> Groups:
-        return self.settings.scope.groups(self.recognizer.model)
-
-    def costs(self, budget: str) -> dict[str, CostModel]:
-        """The costs that a budget limits, and those that are cheap to know."""
-        return costs_of(Budget.parse(budget), self.groups, self.recognizer, self.settings.audio_seconds)
 
     @cached_property
     def pool(self) -> SpeechPool:
@@ -151,31 +137,11 @@ class _Shared:
             progress=self.progress.advance,
         )
 
-    @cached_property
-    def judge(self) -> Judge:
-        """What the scores say, of the speech that each run by itself would draw."""
-        oneshot = self.settings.oneshot
-        minutes, batch_seconds = sampled(oneshot, self.recognizer)
-        sample = sample_pool(self.pool, minutes, batch_seconds, seed=oneshot.seed)
-        return Judge(self.recognizer, self.groups, sample, self.scored, self.progress.stage)
-
-    def in_time(self, run: PruneSettings) -> PruneSettings:
-        """A run's settings with as much speech to score, refit and validate on as leaves time to train: the same for all."""
-        oneshot, learned = self._within
-        return run.changed(
-            {
-                "oneshot.score_minutes": oneshot.score_minutes,
-                "oneshot.reconstruct_minutes": oneshot.reconstruct_minutes,
-                "learned.valid_utterances": learned.valid_utterances,
-            }
-        )
-
-    @cached_property
-    def _within(self) -> tuple[OneShot, Learned]:
-        settings, seconds = self.settings, float(self.pool.seconds.mean())
-        return in_time(
-            settings.oneshot, settings.learned, self.recognizer, self.judge.speech, seconds, self.tell
-        )
+    def pace(self, recognizer: Recognizer, speech: Speech) -> float:
+        """As it was measured first, so that all runs score, refit and validate on as much speech."""
+        if self.known_pace is None:
+            self.known_pace = pace(recognizer, speech)
+        return self.known_pace
 
     @cached_property
     def before(self) -> Evaluation:
@@ -201,7 +167,7 @@ def _refuse_others(folder: Path, settings: PruneSettings) -> None:
     """Refuse a folder that holds anything but this run, finished or not."""
     if Workspace.place(folder).exists():
         # Refuses by itself.
-        Workspace.of(folder, settings.plain())
+        workspace_of(settings, folder).release()
     run = folder / "run.yaml"
     if not run.is_file():
         check_free(folder)
@@ -211,21 +177,6 @@ def _refuse_others(folder: Path, settings: PruneSettings) -> None:
         raise SecateurError(
             f"{folder} holds a run with other settings ({'; '.join(others)}): give the same ones, or another folder"
         )
-
-
-def _begin(method: str, run: PruneSettings, folder: Path, same: _Shared) -> bool:
-    """Do the first phase of a run, by what runs share; whether it was done in an earlier call."""
-    if (Workspace.place(folder) / f"{START}.pt").exists():
-        return True
-    costs = same.costs(run.keep)
-    if method == outsider.NAME:
-        begun = outsider.start(
-            same.recognizer, same.groups, costs, Budget.parse(run.keep), audio_seconds=run.audio_seconds
-        )
-    else:
-        begun = same.judge.start(same.in_time(run), costs)
-    Workspace.of(folder, run.plain()).stage(START, lambda: begun)
-    return False
 
 
 def _row(
@@ -240,24 +191,27 @@ def _row(
     if not (folder / "run.yaml").is_file():
         # What fails here fails for all, so it is no row's error.
         dense, pool, before = same.recognizer, same.pool, same.before
-        run = settings.run(method, budget)
+        about = {"dtype": str(dense.model.dtype)} | {
+            name: settings.plain()[name] for name in ("model", "data", "scope")
+        }
         try:
-            goes_on = _begin(method, run, folder, same)
             prune(
-                run,
+                settings.run(method, budget),
                 folder,
                 recognizer=dense,
                 pool=pool,
                 before=before,
                 skips=same.skips,
                 progress=same.progress,
-                tell=tell if goes_on else None,
-                within=same.in_time(run),
+                tell=tell,
+                pace=same.pace,
+                decide=outsider.decide if method == outsider.NAME else shared(folder.parent / SCORED, about),
             )
         except NoResultError as error:
             return Row(method, budget, error=str(error))
-        # Teacher, student and moments of a run refer to each other.
-        gc.collect()
+        finally:
+            # Teacher, student and moments of a run refer to each other.
+            gc.collect()
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -271,19 +225,27 @@ def _row(
         same.progress.begin(f"{method} on test")
         heard = evaluate(pruned, settings.test, limit=settings.limit, progress=same.progress)
         heard.write_jsonl(folder / "test.jsonl")
-        test = _figures(heard)
+        test = _figures(heard.to_json())
     same.progress.begin("timing")
     return Row(
         method,
         budget,
         kept={name: report["kept"][name] for name in ("params", "macs_per_second")},
-        valid={name: value for name, value in report["after"].items() if name != "worst"},
+        valid=_figures(report["after"]),
         test=test,
         difference=report["comparison"],
         time=_time(dense, pruned, settings),
         steps={phase: int(rows[-1]["step"]) for phase, rows in report["history"].items() if rows},
         seconds=report["wall_seconds"] | report["phase_seconds"],
     )
+
+
+def _place(recognizer: Recognizer | None) -> dict[str, str]:
+    """Where a recogniser that is given computes, and in what."""
+    if recognizer is None:
+        return {"device": "cpu"}
+    model = recognizer.model
+    return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def _time(dense: Recognizer, pruned: Recognizer, settings: CompareSettings) -> dict[str, float]:
@@ -293,5 +255,6 @@ def _time(dense: Recognizer, pruned: Recognizer, settings: CompareSettings) -> d
     return asdict(timings.ratio("after", "before"))
 
 
-def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: value for name, value in evaluation.to_json().items() if name != "worst"}
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an evaluation as JSON has it."""
+    return {name: value for name, value in evaluation.items() if name != "worst"}

@@ -2,86 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from secateur.errors import SecateurError
 from secateur.files import make_folder
-from secateur.pruning.budget import Budget
-from secateur.pruning.oneshot import Decision, Judgement, Stages, judge, share_out
-from secateur.pruning.settings import PruneSettings
-from secateur.recognizer import Recognizer
-from secateur.speech.audio import Waveform
-from secateur.structure.cost import CostModel
-from secateur.structure.groups import Groups
+from secateur.pruning.method import Decide, LearnedMethod
+from secateur.pruning.oneshot import Decision, Judgement, judge, share_out
 from secateur.training.checkpoint import read_state, write_state
 
 
-@dataclass(frozen=True)
-class Judge:
-    """What says, of all runs of a comparison, which units a score would remove.
+def shared(folder: Path, about: Mapping[str, Any]) -> Decide:
+    """What decides a run by scores that it shares with others: they are read, or made by the run that first asks for them.
 
-    Attributes:
-        recognizer: the unpruned recogniser.
-        groups: its groups that may be pruned.
-        speech: to score on, in batches.
+    The seconds that scoring took count in each: every run has as little time left as if it had scored by itself.
+
+    Args:
         folder: keeps what scores came to, a file for each, which may be deleted at any time.
-        progress: told about the work.
+        about: what scores depend on beside the settings of a run's own, as JSON has it: the model, the speech.
     """
 
-    recognizer: Recognizer
-    groups: Groups
-    speech: Sequence[Sequence[Waveform]]
-    folder: Path
-    progress: Stages
-
-    def start(self, settings: PruneSettings, costs: Mapping[str, CostModel]) -> dict[str, Any]:
-        """The phase ``start`` of a run as `LearnedMethod` keeps it, from scores that are there or are made now.
-
-        Its seconds are those of the scoring too, whenever that was: every run has as little time left as if it had
-        scored by itself.
-
-        Raises:
-            SecateurError: the budget cannot be met.
-        """
-        scored = self._scored(settings)
-        began = perf_counter()
-        judgement = Judgement.of(scored, self.recognizer)
+    def decide(run: LearnedMethod) -> Decision:
+        judgement = _judgement(run, folder / f"{run.oneshot.score}.pt", about)
         plan = share_out(
-            judgement,
-            self.groups,
-            costs,
-            Budget.parse(settings.keep),
-            self.speech,
-            settings.oneshot,
-            self.progress,
-            audio_seconds=settings.audio_seconds,
+            judgement, run.groups, run.costs, run.budget, run.speech, run.oneshot, run.progress.stage
         )
-        decision = Decision(judgement, plan, settings.oneshot.minutes_scored)
-        return decision.state(self.recognizer) | {"seconds": scored["seconds"] + perf_counter() - began}
+        return Decision(judgement, plan, run.oneshot.minutes_scored)
 
-    def _scored(self, settings: PruneSettings) -> dict[str, Any]:
-        file = self.folder / f"{settings.oneshot.score}.pt"
-        asked = _asked(settings)
-        try:
-            if file.exists() and (known := read_state(file)).get("settings") == asked:
-                return known
-        except SecateurError:
-            # Damaged: it is made anew.
-            pass
-        began = perf_counter()
-        judgement = judge(self.recognizer, self.groups, self.speech, settings.oneshot, self.progress)
-        made = judgement.state(self.recognizer) | {"settings": asked, "seconds": perf_counter() - began}
-        make_folder(self.folder)
-        write_state(file, made)
-        return made
+    return decide
 
 
-def _asked(settings: PruneSettings) -> dict[str, Any]:
-    """Those of a run's settings that its scores depend on."""
-    plain = settings.changed({"oneshot.trials": 0}).plain()
-    names = ("model", "data", "oneshot", "scope")
-    return {name: plain[name] for name in names}
+def _judgement(run: LearnedMethod, file: Path, about: Mapping[str, Any]) -> Judgement:
+    """What a file holds, if it is of the same; else it is written."""
+    asked = {**about, "minutes": run.oneshot.minutes_scored, "seed": run.oneshot.seed}
+    try:
+        if file.exists() and (known := read_state(file)).get("about") == asked:
+            run.schedule.found(known["seconds"])
+            return Judgement.of(known, run.recognizer)
+    except SecateurError:
+        # Damaged: it is made anew.
+        pass
+    began = perf_counter()
+    judgement = judge(run.recognizer, run.groups, run.speech, run.oneshot, run.progress.stage)
+    made = {"about": asked, "seconds": perf_counter() - began}
+    make_folder(file.parent)
+    write_state(file, judgement.state(run.recognizer) | made)
+    return judgement
