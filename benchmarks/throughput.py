@@ -18,11 +18,11 @@ from secateur import Recognizer, load
 from secateur.decoding import Transcript
 from secateur.evaluation.error_rate import total, word_counts
 from secateur.evaluation.normalise import normaliser
-from secateur.evaluation.timing import Spread
 from secateur.speech.audio import Waveform, read_audio
 from secateur.speech.batching import BATCH_SECONDS, read_batches
 from secateur.speech.corpus import Utterance, open_corpus
 from secateur.speech.skips import SkipLog
+from secateur.timing import Spread
 
 Hear = Callable[[Sequence[Utterance]], dict[str, Transcript]]
 

@@ -36,11 +36,11 @@ from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, 
 from secateur import Recognizer, load
 from secateur.evaluation.error_rate import bootstrap_interval, total, word_counts
 from secateur.evaluation.normalise import normaliser
-from secateur.evaluation.timing import Spread
 from secateur.speech.audio import Waveform, read_audio
 from secateur.speech.corpus import Utterance, open_corpus
 from secateur.speech.skips import Skipped
 from secateur.structure.counting import parameters
+from secateur.timing import Spread
 
 NORMALISERS = ("english", "basic")
 """Whisper's own, with which it writes numbers as this model's transcripts do; and the one that other figures are by."""

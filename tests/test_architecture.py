@@ -80,6 +80,10 @@ def test_a_room_imports_what_the_table_says(name: str) -> None:
     assert sorted(actual()[name]) == sorted(documented()[name])
 
 
+def test_the_rooms_have_an_order() -> None:
+    assert list(TopologicalSorter(actual()).static_order())  # it raises CycleError
+
+
 def test_structure_knows_nothing_of_pruning_or_training() -> None:
     assert not actual()["structure"] & {"pruning", "training", "export", "reporting", "cli"}
 

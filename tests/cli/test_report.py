@@ -59,10 +59,10 @@ def test_prune_quotes_utterances_that_are_heard_otherwise(pruned: Path) -> None:
 def test_a_page_that_cannot_be_written_does_not_spoil_the_result(
     run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise SecateurError("the disk is full")
 
-    monkeypatch.setattr("secateur.reporting.page.write_page", refuse)
+    monkeypatch.setattr("secateur.cli.common.write_text", refuse)
     options = ("--keep", "params=60%", "--method", "oneshot", "--score", "magnitude", "--refit-minutes", 0)
     result = run("prune", model, "--data", speech, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0

@@ -81,10 +81,10 @@ def test_train_leaves_a_page_which_report_writes_again(
 def test_a_page_that_cannot_be_written_does_not_spoil_the_model(
     run: Run, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise SecateurError("the disk is full")
 
-    monkeypatch.setattr("secateur.reporting.page.write_page", refuse)
+    monkeypatch.setattr("secateur.cli.common.write_text", refuse)
     result = run(*train_arguments(speech, tmp_path / "out"))
     assert result.exit_code == 0
     assert "secateur: the disk is full" in result.stderr

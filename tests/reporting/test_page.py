@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from secateur.errors import SecateurError
-from secateur.reporting.page import comparison_page, run_page, write_page
+from secateur.reporting.page import comparison_page, run_page
 
 MakeResult = Callable[..., Path]
 MakeReport = Callable[..., dict[str, Any]]
@@ -436,10 +436,3 @@ def test_a_damaged_run_yaml_is_one_sentence(make_result: MakeResult) -> None:
         (folder / "run.yaml").write_text(text)
         with pytest.raises(SecateurError, match="run.yaml is not as"):
             run_page(folder)
-
-
-def test_a_page_is_written_whole_or_refused(tmp_path: Path) -> None:
-    write_page("new", tmp_path / "page.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-    with pytest.raises(SecateurError, match="page.html cannot be written: .*; name another file with --out"):
-        write_page("new", tmp_path / "nowhere" / "page.html")

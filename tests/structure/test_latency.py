@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.evaluation.timing import Spread, threads
 from secateur.structure import latency as latency_module
 from secateur.structure import part_times
 from secateur.structure.counting import macs_by_module
@@ -22,6 +21,7 @@ from secateur.structure.part_times import KeptTimes, PartTimes, measure_parts, p
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.structure.surgery import Constant
+from secateur.timing import Spread, threads
 
 MakeModel = Callable[..., PreTrainedModel]
 SECONDS = 0.4

@@ -251,10 +251,8 @@ def drawn(result: str | Path) -> str:
 
 def drawn_at(page: Path, draw: Callable[[], str]) -> str:
     """Draw a page, and say where it is; or why it is not there, and nothing is lost by that."""
-    from secateur.reporting.page import write_page
-
     try:
-        write_page(draw(), page)
+        write_text(page, draw(), instead="the result is whole without it, and `secateur report` draws it")
     except SecateurError as error:
         say(str(error))
         return "There is no page about it."

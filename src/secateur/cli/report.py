@@ -15,6 +15,7 @@ from secateur.cli.common import (
     say,
     writable_output,
 )
+from secateur.files import write_text
 
 COMPARISON = "comparison.html"
 
@@ -34,7 +35,7 @@ def report(folders: tuple[str, ...], out: str | None, json_file: str | None) -> 
     DIR is what `secateur prune` or `secateur train` has written.
     The page is one HTML file, which asks the network for nothing.
     """
-    from secateur.reporting.page import PAGE, comparison_page, run_page, write_page
+    from secateur.reporting.page import PAGE, comparison_page, run_page
     from secateur.reporting.result import read
 
     alone = len(folders) == 1
@@ -44,7 +45,7 @@ def report(folders: tuple[str, ...], out: str | None, json_file: str | None) -> 
     if out == STANDARD_OUTPUT:
         put_out(page)
     else:
-        write_page(page, place)
+        write_text(place, page, instead="name another file with --out")
         say(f"{place} is written")
     if json_file is not None:
         finish([read(folder).to_json() for folder in folders], json_file)

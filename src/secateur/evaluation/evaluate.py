@@ -14,7 +14,6 @@ from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
 from secateur.evaluation.normalise import Normaliser, normaliser
 from secateur.evaluation.results import Evaluation, UtteranceResult
-from secateur.evaluation.timing import clocked
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
 from secateur.speech.batching import BATCH_SECONDS, SpeechBatch, read_batches
@@ -22,6 +21,7 @@ from secateur.speech.corpus import Corpus, open_corpus
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
 from secateur.structure import counting
+from secateur.timing import clocked
 
 MACS_AUDIO_SECONDS = 10.0
 """Length of the utterance whose multiply-accumulates are divided by its seconds: attention's grow with the length."""

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from secateur.evaluation.timing import Timings, interleave
 from secateur.recognizer import Recognizer
+from secateur.timing import Timings, interleave
 
 
 def time_forward(before: Recognizer, after: Recognizer, *, seconds: float, rounds: int) -> Timings:

@@ -6,9 +6,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from secateur.errors import SecateurError
-from secateur.structure.cost import CostModel
+
+if TYPE_CHECKING:
+    from secateur.structure.cost import CostModel
 
 UNITS = {
     "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9},

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.evaluation.timing import threads as using_threads
 from secateur.progress import ProgressBar
 from secateur.pruning.budget import Budget
 from secateur.pruning.constraint import Constraints
@@ -46,6 +45,7 @@ from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from secateur.timing import threads as using_threads
 from secateur.training.feed import Batch, Feed
 from secateur.training.phase import Log, run_phase
 from secateur.training.precision import Working, lower, working_type

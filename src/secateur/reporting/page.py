@@ -8,7 +8,6 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from secateur.files import write_text
 from secateur.reporting import chart, numbers
 from secateur.reporting.architecture import picture
 from secateur.reporting.chart import Chart, Dot, Format
@@ -81,15 +80,6 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
         speech=_same([_measured(run) for _, run in runs if run.heard], ("words", "utterances", "normalise")),
         charts=_trade_offs(runs, times),
     )
-
-
-def write_page(page: str, out: str | Path) -> None:
-    """Write a page; the file appears whole or not at all.
-
-    Raises:
-        SecateurError: it cannot be written.
-    """
-    write_text(out, page, instead="name another file with --out")
 
 
 def _test(result: Result) -> dict[str, Any] | None:

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from secateur.errors import SecateurError
-from secateur.evaluation.timing import clocked
-from secateur.evaluation.timing import threads as torch_threads
 from secateur.structure import counting
+from secateur.timing import clocked
+from secateur.timing import threads as torch_threads
 
 if TYPE_CHECKING:
     from secateur.recognizer import Recognizer

@@ -25,7 +25,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import secateur
-from secateur.evaluation.timing import Spread, interleave, threads
 from secateur.structure.cost import (
     Products,
     Term,
@@ -47,6 +46,7 @@ from secateur.structure.part_times import (
 )
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from secateur.timing import Spread, interleave, threads
 
 WIDTHS = (1, 0.74, 0.49, 0.37, 0.24, 0.12, 0)
 """Fractions of the units of every group that the parts are measured at; 0 stands for one unit of each.

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.evaluation.timing import interleave, wait_for
 from secateur.files import whole
 from secateur.structure.groups import Groups
+from secateur.timing import interleave, wait_for
 
 PartTimes = dict[str, float]
 """Seconds of each part, by name."""

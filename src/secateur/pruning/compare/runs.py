@@ -14,7 +14,6 @@ from secateur.errors import NoResultError, SecateurError, reason
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
-from secateur.evaluation.timing import threads
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import outsider
 from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
@@ -29,6 +28,7 @@ from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
+from secateur.timing import threads
 from secateur.training.workspace import Workspace, differences
 
 SCORED = "scores"

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from secateur.evaluation.timing import Spread, interleave, threads
+from secateur.timing import Spread, interleave, threads
 
 
 def test_every_round_runs_every_candidate_once_and_the_order_alternates():
