@@ -38,7 +38,11 @@ def settings_of(method: str, budget: str, options: argparse.Namespace) -> Compar
         (method,),
         speech("test"),
         options.limit,
-        OneShot(reconstruct_minutes=options.refit_minutes, seed=options.seed),
+        OneShot(
+            reconstruct_minutes=options.refit_minutes,
+            reconstruct_steps=options.refit_steps,
+            seed=options.seed,
+        ),
         Learned(minutes=options.minutes, steps=options.steps),
     )
 
@@ -90,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=16.0, help="of scoring, refitting and training")
     parser.add_argument("--steps", type=int, help="of training, instead of --minutes")
     parser.add_argument("--refit-minutes", type=float, default=15.0, help="audio to refit on")
+    parser.add_argument("--refit-steps", type=int, default=100, help="of gradient, for each layer by itself")
     parser.add_argument("--again", action="store_true", help="measure rows anew that have a result")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", type=Path, help="folder for the pruned models")

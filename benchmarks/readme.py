@@ -134,15 +134,15 @@ def arena(results: Results) -> str:
     ]
     minutes = found[0]["figures"]["settings"]["learned"]["minutes"]
     text = (
-        f"The rivals, by `python -m benchmarks.arena`: the same speech and budget, {minutes:g} minutes in {threads} thread{'' if threads == '1' else 's'} each for scoring, refitting and "
+        f"Methods compared, by `python -m benchmarks.arena`: the same speech and budget, {minutes:g} minutes in {threads} thread{'' if threads == '1' else 's'} each for scoring, refitting and "
         "recovery ([what is compared](docs/compare.md)). `obs` is the score that `secateur prune` takes by default. Measured so far:\n\n"
     )
     head = [
         "kept",
-        "method",
+        "what decides",
         "parameters",
-        "MACs",
-        "time",
+        "MACs left",
+        "time left",
         "WER dev-clean",
         "WER test-clean, 95 % interval",
         "steps",

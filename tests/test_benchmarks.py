@@ -121,7 +121,18 @@ def test_pruning_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> N
 
 
 def test_the_arena_records_a_row_at_a_time_and_says_what_could_not_be(run: Run, tmp_path: Path) -> None:
-    some = ["--keep", "80%", "--steps", 1, "--refit-minutes", 0.02, "--models", tmp_path / "models"]
+    some = [
+        "--keep",
+        "80%",
+        "--steps",
+        1,
+        "--refit-minutes",
+        0.02,
+        "--refit-steps",
+        2,
+        "--models",
+        tmp_path / "models",
+    ]
     first = run("arena", *some, "--methods", "magnitude")
     assert set(first) == {"arena_magnitude_params80_macs80"}
     row = first["arena_magnitude_params80_macs80"]["figures"]["row"]

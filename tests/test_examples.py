@@ -161,7 +161,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = secateur.demo.run.settings
 
     def with_less_speech(minutes: float, steps: int | None = None) -> PruneSettings:
-        little = OneShot(score_minutes=0.1, reconstruct_minutes=0.1)
+        little = OneShot(score_minutes=0.1, reconstruct_minutes=0.1, reconstruct_steps=2)
         return replace(
             settings(minutes, steps), data="synthetic:train:6", valid="synthetic:test:4", oneshot=little
         )

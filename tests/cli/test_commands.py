@@ -273,7 +273,7 @@ def test_python_m_secateur_is_the_command() -> None:
     [
         "evaluate MODEL --data SPEECH",
         "transcribe MODEL SPEECH",
-        "prune MODEL --data SPEECH --keep params=60% --score magnitude --steps 2 --refit-minutes 0.05 --out OUT",
+        "prune MODEL --data SPEECH --keep params=60% --score magnitude --steps 2 --refit-minutes 0.05 --refit-steps 2 --out OUT",
     ],
 )
 def test_quiet_hides_the_progress_that_a_terminal_would_show(

@@ -20,7 +20,7 @@ Refused = Callable[..., str]
 def arguments(model: Path, speech: Path, out: Path, **others: object) -> list[object]:
     options = {
         "data": speech, "valid": speech, "keep": "60%", "methods": "random,magnitude", "out": out, "steps": 1,
-        "batch-seconds": 2, "limit": 1, "score-minutes": 0.02, "refit-minutes": 0.02, "precision": "float32",
+        "batch-seconds": 2, "limit": 1, "score-minutes": 0.02, "refit-minutes": 0.02, "refit-steps": 2, "precision": "float32",
     }  # fmt: skip
     given = {name: value for name, value in (options | others).items() if value is not None}
     return ["compare", model, *(part for name, value in given.items() for part in (f"--{name}", value))]

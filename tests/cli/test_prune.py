@@ -39,6 +39,7 @@ def prune_arguments(model: Path, speech: Path, out: Path, **others: object) -> l
         "score": "magnitude",
         "method": "oneshot",
         "refit-minutes": 0.05,
+        "refit-steps": 2,
     } | others
     words = [(f"--{name}",) if value is True else (f"--{name}", value) for name, value in options.items()]
     return ["prune", model, *chain.from_iterable(words)]
@@ -345,6 +346,7 @@ OPTIONS = {
     "--score-minutes": ("3", "oneshot.score_minutes", 3.0),
     "--trials": ("4", "oneshot.trials", 4),
     "--refit-minutes": ("5", "oneshot.reconstruct_minutes", 5.0),
+    "--refit-steps": ("7", "oneshot.reconstruct_steps", 7),
     "--uniform": (None, "oneshot.uniform", True),
     "--seed": ("6", "oneshot.seed", 6),
     "--minutes": ("7", "learned.minutes", 7.0),

@@ -31,6 +31,8 @@ def pruned(run: Run, model: Path, speech: Path, tmp_path_factory: pytest.TempPat
         "magnitude",
         "--refit-minutes",
         0.05,
+        "--refit-steps",
+        2,
     )
     assert run("prune", model, "--data", speech, "--valid", speech, "--out", out, *options).exit_code == 0
     return out

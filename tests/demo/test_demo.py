@@ -40,7 +40,7 @@ def little(_minutes: float = 1.5, steps: int | None = 2) -> PruneSettings:
         SETTINGS(1.5, steps),
         data="synthetic:train:30",
         valid="synthetic:test:12",
-        oneshot=OneShot(score_minutes=0.3, reconstruct_minutes=0.5),
+        oneshot=OneShot(score_minutes=0.3, reconstruct_minutes=0.5, reconstruct_steps=2),
     )
 
 

@@ -58,7 +58,7 @@ def settings(model: Path, speech: Path) -> MakeSettings:
         learned = Learned(
             steps=2, search_share=0.5, batch_seconds=1.0, precision="float32", valid_utterances=0
         )
-        oneshot = OneShot(score_minutes=0.02, reconstruct_minutes=0.03)
+        oneshot = OneShot(score_minutes=0.02, reconstruct_minutes=0.03, reconstruct_steps=2)
         chosen = {"limit": 2, "oneshot": oneshot, "learned": learned, "audio_seconds": 2.0, "rounds": 2}
         return CompareSettings(model, speech, speech, keep, methods, **chosen | others)
 
@@ -431,7 +431,7 @@ def test_the_pace_is_measured_once_for_all_runs_by_the_clock(
     monkeypatch.setattr(pace, "pace", lambda *_: next(paces))
     monkeypatch.setattr(pace, "FEWEST_MINUTES", 0.1)
     learned = Learned(minutes=0.01, batch_seconds=1.0, precision="float32", valid_utterances=0)
-    oneshot = OneShot(score_minutes=0.3, reconstruct_minutes=0.2)
+    oneshot = OneShot(score_minutes=0.3, reconstruct_minutes=0.2, reconstruct_steps=2)
     compare(settings("wanda", "magnitude", learned=learned, oneshot=oneshot), tmp_path / "out")
     heard = [
         json.loads(report.read_text(encoding="utf-8"))["minutes_heard"]

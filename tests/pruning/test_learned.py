@@ -72,7 +72,9 @@ def settings(model: Path, speech: Path) -> MakeSettings:
             "validations": 2,
             "valid_utterances": 2,
         }
-        oneshot = OneShot(score=score, score_minutes=0.03, reconstruct_minutes=0.05, seed=seed)
+        oneshot = OneShot(
+            score=score, score_minutes=0.03, reconstruct_minutes=0.05, reconstruct_steps=2, seed=seed
+        )
         return PruneSettings(model, speech, keep, oneshot=oneshot, learned=Learned(**quick | learned))
 
     return settings

@@ -40,7 +40,7 @@ def cut(
 ) -> tuple[PruningPlan, Recognizer]:
     groups = find_groups(recognizer.model)
     costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, recognizer.model, 10.0)}
-    chosen = OneShot(**{"score_minutes": 0.1, "reconstruct_minutes": 1.0, **settings})
+    chosen = OneShot(**{"score_minutes": 0.1, "reconstruct_minutes": 1.0, "reconstruct_steps": 2, **settings})
     return prune_oneshot(recognizer, groups, costs, Budget.parse(keep), SPEECH, chosen, progress)
 
 

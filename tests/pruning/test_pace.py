@@ -18,6 +18,7 @@ from secateur.pruning.pace import (
     FEWEST_MINUTES,
     REFITTING,
     SCORING,
+    SETTLING,
     SHARE,
     VALIDATING,
     fitted,
@@ -29,8 +30,9 @@ from secateur.pruning.settings import PruneSettings
 from secateur.pruning.trials import REFIT_SECONDS
 from secateur.pruning.validation import FEWEST
 from secateur.recognizer import Recognizer
+from secateur.speech.batching import BATCH_SECONDS
 
-ASKED = OneShot(score_minutes=20.0, reconstruct_minutes=60.0, trials=12)
+ASKED = OneShot(score_minutes=20.0, reconstruct_minutes=60.0, reconstruct_steps=200, trials=12)
 LEARNED = Learned(minutes=45.0)
 
 
@@ -44,6 +46,8 @@ def test_a_slow_one_takes_its_shares_of_the_time_at_most_and_not_much_less(slow:
     share = SHARE * LEARNED.minutes
     assert share / 2 < oneshot.score_minutes * SCORING * slow <= share or oneshot.score_minutes == 20.0
     assert share / 2 < oneshot.reconstruct_minutes * REFITTING * slow <= share
+    stepping = oneshot.reconstruct_steps * BATCH_SECONDS / 60 * SETTLING * slow
+    assert VALIDATING * LEARNED.minutes * 0.8 < stepping <= VALIDATING * LEARNED.minutes or slow == 1.0
     assert oneshot.trials * REFIT_SECONDS / 60 * REFITTING * slow <= share
     validations = 1 + LEARNED.validations + len(PARTS)
     heard = learned.valid_utterances * 12.0 * validations * slow / 60
@@ -56,7 +60,10 @@ def test_a_pace_that_is_little_different_is_the_same() -> None:
 
 def test_some_speech_is_heard_however_long_it_takes_but_never_more_than_was_asked_for() -> None:
     assert fitted(ASKED, LEARNED, 1e3, 12.0)[0].score_minutes == FEWEST_MINUTES
-    little, few = OneShot(score_minutes=0.1, reconstruct_minutes=0.0), replace(LEARNED, valid_utterances=5)
+    little, few = (
+        OneShot(score_minutes=0.1, reconstruct_minutes=0.0, reconstruct_steps=0),
+        replace(LEARNED, valid_utterances=5),
+    )
     assert fitted(little, few, 1e3, 12.0) == (little, few)
 
 
@@ -85,7 +92,7 @@ def test_a_run_that_goes_on_keeps_to_the_pace_that_it_found_first(
 ) -> None:
     speech = record_noise(*[1.0] * 30)
     learned = Learned(minutes=0.01, precision="float32", batch_seconds=2.0, validations=0)
-    oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2)
+    oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2, reconstruct_steps=2)
     settings = PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned)
     measured: list[float] = []
 
@@ -122,7 +129,7 @@ def test_a_run_by_the_clock_says_that_it_hears_less(
     speech = record_noise(*[1.0] * 30)
     monkeypatch.setattr(room, "FEWEST_MINUTES", 0.1)
     learned = Learned(minutes=0.01, steps=steps, precision="float32", batch_seconds=2.0, validations=0)
-    oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2)
+    oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2, reconstruct_steps=2)
     told: list[str] = []
     pruned = prune(
         PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned),

@@ -64,7 +64,9 @@ def settings(model: Path, speech: Path) -> Callable[..., PruneSettings]:
     def settings(
         keep: str = "params=60%", score: str = "magnitude", seed: int = 0, **others: object
     ) -> PruneSettings:
-        minutes = OneShot(score=score, score_minutes=0.05, reconstruct_minutes=0.1, seed=seed)
+        minutes = OneShot(
+            score=score, score_minutes=0.05, reconstruct_minutes=0.1, reconstruct_steps=2, seed=seed
+        )
         return PruneSettings(
             **{
                 "model": model,
@@ -229,7 +231,7 @@ def test_unreadable_speech_is_counted_and_named(settings: MakeSettings, speech: 
     for file in speech.glob("*.wav"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    skips, all_of_it = SkipLog(), OneShot("magnitude", 0.05, reconstruct_minutes=10.0)
+    skips, all_of_it = SkipLog(), OneShot("magnitude", 0.05, reconstruct_minutes=10.0, reconstruct_steps=0)
     report = prune(settings(data=tmp_path, oneshot=all_of_it), skips=skips).report
     assert report["skipped"] == 1
     assert "broken.wav" in skips.summary()

@@ -101,7 +101,7 @@ def test_a_run_on_audio_alone_is_validated_on_what_it_does_not_train_on(
         model,
         speech,
         "params=60%",
-        oneshot=OneShot(score="magnitude", reconstruct_minutes=0.05),
+        oneshot=OneShot(score="magnitude", reconstruct_minutes=0.05, reconstruct_steps=2),
         learned=learned,
     )
     report = prune(asked).report

@@ -126,6 +126,13 @@ speech_options = _together(
         show_default=True,
         help="Minutes of audio to refit the remaining weights on; 0 switches refitting off.",
     ),
+    click.option(
+        "--refit-steps",
+        type=click.IntRange(0),
+        default=200,
+        show_default=True,
+        help="Gradient steps in which each layer by itself is refitted further; 0: in closed form alone.",
+    ),
 )
 """How much speech a command that prunes looks at."""
 

@@ -96,6 +96,7 @@ def compare(
     precision: str,
     score_minutes: float,
     refit_minutes: float,
+    refit_steps: int,
     multiple_of: int,
     min_heads: int,
     width: bool,
@@ -136,7 +137,12 @@ def compare(
         methods,
         test,
         limit,
-        OneShot(score_minutes=score_minutes, reconstruct_minutes=refit_minutes, seed=seed),
+        OneShot(
+            score_minutes=score_minutes,
+            reconstruct_minutes=refit_minutes,
+            reconstruct_steps=refit_steps,
+            seed=seed,
+        ),
         Learned(
             minutes=Learned().minutes if minutes is None else minutes,
             steps=steps,

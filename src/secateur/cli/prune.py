@@ -42,6 +42,7 @@ SETTINGS = {
     "score_minutes": "oneshot.score_minutes",
     "trials": "oneshot.trials",
     "refit_minutes": "oneshot.reconstruct_minutes",
+    "refit_steps": "oneshot.reconstruct_steps",
     "uniform": "oneshot.uniform",
     "seed": "oneshot.seed",
     "minutes": "learned.minutes",

@@ -22,6 +22,7 @@ from secateur.pruning.statistics import collect
 from secateur.pruning.trials import Trials
 from secateur.pruning.weighting import USUAL, Weighting, by_trial, numbers, weighted
 from secateur.recognizer import Recognizer
+from secateur.runs import check_not_negative
 from secateur.speech.audio import Waveform
 from secateur.speech.sampling import first_batches
 from secateur.structure.cost import CostModel
@@ -48,6 +49,7 @@ class OneShot:
         trials: further plans to try, each of which divides the budget differently between the parts of the model. All are refitted on
             ten minutes, and the one that then diverges least is taken.
         reconstruct_minutes: audio that the remaining weights are refitted on; none with 0.
+        reconstruct_steps: of gradient on it, for each layer by itself, after refitting in closed form.
         uniform: keep the same fraction of every group; the score only chooses which units.
         seed: of everything that is drawn.
     """
@@ -56,6 +58,7 @@ class OneShot:
     score_minutes: float = 20.0
     trials: int = 0
     reconstruct_minutes: float = 60.0
+    reconstruct_steps: int = 200
     uniform: bool = False
     seed: int = 0
 
@@ -71,6 +74,7 @@ class OneShot:
                 f"{self.score_minutes:g} minutes to score on and {self.reconstruct_minutes:g} to refit on make no sense; "
                 "give a finite number above 0, and one of 0 or more"
             )
+        check_not_negative(self, "reconstruct_steps")
         if self.seed < 0:
             raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")
 
@@ -293,13 +297,14 @@ def carry_out(
     student = slice_model(teacher.model, plan) if sliced is None else sliced
     if settings.reconstruct_minutes:
         wanted = settings.reconstruct_minutes * 60 * teacher.sample_rate
-        with torch.inference_mode():
+        with torch.no_grad():
             batches = [teacher.prepare(batch) for batch in first_batches(speech, wanted)]
         reconstruct(
             student,
             teacher.model,
             plan,
             batches,
+            steps=settings.reconstruct_steps,
             seed=settings.seed,
             progress=lambda done: progress("reconstructing", done),
         )

@@ -13,16 +13,17 @@ from secateur.pruning.trials import REFIT_SECONDS
 from secateur.pruning.validation import FEWEST
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import Waveform
+from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.sampling import first_batches
 
 SHARE = 0.25
-"""Of a run's time, what scoring may take, and as much each for trials and for refitting; most of the rest is for training."""
+"""Of a run's time, what scoring may take, and as much each for trials and for refitting in closed form; most of the rest is for training."""
 
 VALIDATING = 0.15
-"""Of a run's time, what all its validations may take."""
+"""Of a run's time, what all its validations may take, and as much for steps of refitting."""
 
-SCORING, REFITTING = 8.0, 3.0
-"""Forward passes of the unpruned model in whose time speech is scored, and refitted on (`benchmarks.pace`).
+SCORING, REFITTING, SETTLING = 8.0, 3.0, 2.0
+"""Forward passes of the unpruned model in whose time speech is scored, refitted on, and settled on in a step (`benchmarks.pace`).
 
 Scores that take parts of a model out hear a minute for each, whatever they are told, and may take longer.
 """
@@ -62,7 +63,7 @@ def in_time(
         less, validated = within
         tell(
             f"this model takes {slow:.2g} s for a second of speech here, so in {learned.minutes:g} minutes at most {less.score_minutes:g} "
-            f"of speech are scored on and {less.reconstruct_minutes:g} refitted on, {less.trials} plans are tried, and "
+            f"of speech are scored on and {less.reconstruct_minutes:g} refitted on in {less.reconstruct_steps} steps, {less.trials} plans are tried, and "
             f"{validated.valid_utterances} utterances validated on; the rest is for training"
         )
     return within
@@ -105,15 +106,21 @@ def fitted(
             oneshot,
             score_minutes=min(oneshot.score_minutes, _whole(passes / SCORING)),
             reconstruct_minutes=min(oneshot.reconstruct_minutes, _whole(passes / REFITTING)),
+            reconstruct_steps=min(
+                oneshot.reconstruct_steps,
+                _tens(VALIDATING / SHARE * passes / (SETTLING * BATCH_SECONDS / 60)),
+            ),
             trials=min(oneshot.trials, int(passes / (REFITTING * REFIT_SECONDS / 60))),
         ),
         replace(
             learned,
-            valid_utterances=min(
-                learned.valid_utterances, max(FEWEST, int(utterances / validations / 10) * 10)
-            ),
+            valid_utterances=min(learned.valid_utterances, max(FEWEST, _tens(utterances / validations))),
         ),
     )
+
+
+def _tens(number: float) -> int:
+    return int(number / 10) * 10
 
 
 def _whole(minutes: float) -> float:

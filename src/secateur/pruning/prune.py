@@ -183,7 +183,7 @@ class _Task:
             )
         with self.clock.time("prune"):
             plan, smaller = prune_oneshot(
-                self.dense,
+                _in_full(self.dense),
                 self.groups,
                 self.costs,
                 self.budget,
@@ -191,6 +191,7 @@ class _Task:
                 settings.oneshot,
                 self.progress.stage,
             )
+            cast(smaller.model, self.dense.model.dtype)
         heard = sum(len(wave) for batch in sample for wave in batch) / rate
         return plan, smaller, {"audio_seconds": round(heard, 1)}
 
@@ -287,7 +288,7 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
 
 
 def _in_full(recognizer: Recognizer) -> Recognizer:
-    """The recogniser, or a copy in full precision of one whose weights are in half: steps of learning are lost in those."""
+    """The recogniser, or a copy in full precision of one whose weights are in half: small changes of them are lost in that."""
     if recognizer.model.dtype not in (torch.float16, torch.bfloat16):
         return recognizer
     full = recognizer.copy()

@@ -1,4 +1,4 @@
-"""Reconstruction: refit the layers that consume removed units, in closed form, against the unpruned model.
+"""Reconstruction: refit what is left to the unpruned model, layer by layer: in closed form, and then by a few steps of gradient.
 
 After slicing, a layer y = W x + b that lost inputs is refitted by ridge regression over frames of audio,
 
@@ -14,8 +14,10 @@ is what brings the pruned model's stream back to the unpruned one's:
 A layer that stands before layers that are gone stands in for them: its last module aims at the stream as it is behind the last
 module of the last of these, whose closing norm it takes over, where layers have one.
 
-Beside the two streams only what all modules of one layer put out and what one of them is given are held. No transcripts
-and no gradients are needed.
+Where steps are asked for, the front-end and then each layer, when all of its modules have been refitted, learn with all of their weights to
+bring the stream back (`settling`). What they learn stays if it brings the utterances held out nearer.
+
+Beside the two streams only what all modules of one layer put out and what one of them is given are held. No transcripts are needed.
 Reconstruction of pruned layers by least squares goes back to channel pruning (He et al. 2017, arXiv 1707.06168).
 """
 
@@ -34,6 +36,7 @@ from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
 from secateur.pruning.capture import Side, answering, capture, first_of
 from secateur.pruning.regression import Regression
+from secateur.pruning.settling import settle
 from secateur.recognizer import Inputs
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import BranchLayout, Groups, find_groups
@@ -56,6 +59,7 @@ def reconstruct(
     batches: Sequence[Inputs],
     *,
     ridges: Sequence[float] = RIDGES,
+    steps: int = 0,
     seed: int = 0,
     progress: Callable[[float], object] | None = None,
 ) -> None:
@@ -69,7 +73,8 @@ def reconstruct(
             model's device: for an hour 1 GB for a Conformer of 13 M parameters, 5 GB for wav2vec 2.0 base.
         ridges: choices for the pull r towards the sliced weights, in units of the mean variance of a layer's inputs.
             Each layer takes the one with which a quarter of the utterances is told best from the others.
-        seed: of the positions drawn where the front-end has many.
+        steps: of gradient for the front-end and for each layer.
+        seed: of the positions drawn where the front-end has many, and of the order of batches.
         progress: told the share of the work that is done.
 
     Raises:
@@ -77,8 +82,8 @@ def reconstruct(
     """
     if not batches:
         raise SecateurError("there is no audio to reconstruct on: give at least a few minutes of speech")
-    with at_work(student), at_work(teacher), torch.inference_mode():
-        Reconstruction(student, teacher, plan, batches, ridges, seed).run(progress or float)
+    with at_work(student), at_work(teacher):
+        Reconstruction(student, teacher, plan, batches, ridges, steps, seed).run(progress or float)
 
 
 class Reconstruction:
@@ -97,9 +102,11 @@ class Reconstruction:
         plan: PruningPlan,
         batches: Sequence[Inputs],
         ridges: Sequence[float],
+        steps: int,
         seed: int,
     ) -> None:
-        self.student, self.teacher, self.batches, self.ridges = student, teacher, batches, ridges
+        self.student, self.teacher, self.batches = student, teacher, batches
+        self.ridges, self.steps = ridges, steps
         self.groups = find_groups(teacher, width="width" in plan.kept)
         resolved = plan.resolved(self.groups)
         self.kept, self.gone = resolved.kept, resolved.gone
@@ -114,12 +121,14 @@ class Reconstruction:
 
     def run(self, progress: Callable[[float], object]) -> None:
         front = self._front_consumers()
-        steps = len(front) + len(self.groups.layers)
+        stages = len(front) + len(self.groups.layers)
         taught = self._hear_teacher(front)
         for done, path in enumerate(front, start=1):
             self._refit_front(path, taught.pop(path))
-            progress(done / steps)
+            progress(done / stages)
         self._hear_student()
+        if front:
+            self._settle_front()
         first, *stretches = self._stretches()
         for path in first:
             self._pass_teacher(path)
@@ -129,7 +138,7 @@ class Reconstruction:
         ):
             self._refit_layer(layer, *stretch)
             done += len(stretch)
-            progress(done / steps)
+            progress(done / stages)
 
     def _stretches(self) -> list[list[str]]:
         """The teacher's layers in their order, cut before each that stays, so that those behind it are gone."""
@@ -244,9 +253,53 @@ class Reconstruction:
                 for answers, x in zip(known, inputs, strict=True):
                     y = outputs(consumer, first_of(consumer(x)))
                     answers[module] = (y, None) if branch.pair else y
-        for index, ((args, kwargs), answers) in enumerate(zip(self.calls, known, strict=True)):
+        given = list(self.student_stream)
+
+        def run(index: int) -> Tensor:
+            args, kwargs = self.calls[index]
+            out: Tensor = layer(given[index], *args, **kwargs)
+            return out
+
+        for index, answers in enumerate(known):
             with answering(answers):
-                self.student_stream[index] = layer(self.student_stream[index], *args, **kwargs)
+                self.student_stream[index] = run(index)
+        known.clear()
+        self._settle(list(layer.parameters()), run)
+
+    def _settle_front(self) -> None:
+        """Settle what comes before the layers."""
+        layers = f"{self.groups.family.layers}."
+        first = self.student.get_submodule(f"{layers}0")
+
+        def run(index: int) -> Tensor:
+            args, kwargs = capture(self.student, self.batches[index], {"call": (first, "call")})["call"]
+            out: Tensor = args[0] if args else kwargs["hidden_states"]
+            return out
+
+        named = self.student.named_parameters()
+        self._settle([parameter for name, parameter in named if not name.startswith(layers)], run)
+
+    def _settle(self, parameters: Sequence[nn.Parameter], run: Callable[[int], Tensor]) -> None:
+        """Let a block whose output is the student's stream learn to bring it back to the teacher's, if it does so for what is held out."""
+        if not self.steps or not any(len(held_out) for _, held_out in self.frames):
+            return
+        width = self.kept.get("width")
+        targets = self.teacher_stream if width is None else [x[..., width] for x in self.teacher_stream]
+        before, stream = [parameter.clone() for parameter in parameters], self.student_stream
+        settle(parameters, run, targets, [fitted for fitted, _ in self.frames], self.steps, self.generator)
+        after = [run(index) for index in range(len(self.batches))]
+        if self._apart(after, targets) < self._apart(stream, targets):
+            self.student_stream = after
+            return
+        for parameter, was in zip(parameters, before, strict=True):
+            parameter.copy_(was)
+
+    def _apart(self, streams: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+        """Squared distance of a stream from where it should be, over the frames that are held out."""
+        return sum(
+            float((x.flatten(0, 1)[held_out] - y.flatten(0, 1)[held_out]).square().sum())
+            for x, y, (_, held_out) in zip(streams, targets, self.frames, strict=True)
+        )
 
     def _stand_in(
         self, layer: nn.Module, path: str, gone: Sequence[str], targets: dict[str, list[Tensor]]
