@@ -106,7 +106,7 @@ SCORES = (
     type=click.Choice(["learned", "oneshot"]),
     default="learned",
     show_default=True,
-    help="How to prune: with training, or with closed-form refitting alone.",
+    help="How to prune: with training, or with refitting alone.",
 )
 @click.option(
     "--teacher",

@@ -3,7 +3,7 @@
 Its phases, of which all but slicing can be left out, and ``start`` only beside a search:
 
     start        scores say what is surely needed and what surely is not: a plan
-    reconstruct  what the plan leaves is refitted in closed form
+    reconstruct  what the plan leaves is refitted, layer by layer
     search       weights, gates and the budget's multipliers learn together, from there
     slice        the gates become a plan that meets the budget exactly, and the plan is carried out
     recover      the sliced model is distilled on
@@ -138,7 +138,7 @@ class LearnedMethod:
         decision = self._start()
         plan, teacher = decision.plan, decision.judgement.teacher
         student = self._reconstruct(plan, teacher) if self._plans_first else teacher
-        # The last model that no gradient has touched; recovery may go a part of the way back to it.
+        # The last model before training; recovery may go a part of the way back to it.
         untrained = student
         if "search" in phases:
             plan, student, untrained = self._search(decision, student)

@@ -20,7 +20,7 @@ def mix(
     """Take a recovered model back towards the refitted weights as far as it is better there.
 
     Args:
-        refitted: the last state that no gradient has touched: what recovery began with, or a search before it.
+        refitted: the last state before anything was trained end to end: what recovery began with, or a search before it.
         model: as recovery left it; it ends where it is best, and of equals as far from ``refitted`` as it may.
         validate: measures the model; the lower the better.
 

@@ -1,4 +1,4 @@
-"""The one-shot method: score on a few minutes of audio, slice, refit what is left in closed form; no gradient step."""
+"""The one-shot method: score on a few minutes of audio, slice, refit what is left layer by layer; nothing is trained end to end."""
 
 from __future__ import annotations
 

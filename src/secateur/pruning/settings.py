@@ -29,7 +29,7 @@ class PruneSettings:
         valid: transcribed speech that word error rates before and after are measured on; None: they are not.
         valid_limit: its first so many utterances; None: all.
         method: one of `METHODS`.
-        oneshot: settings of scores and of closed-form refitting, which every method begins with.
+        oneshot: settings of scores and of refitting, which every method begins with.
         learned: settings of the learned method.
         audio_seconds: length of the utterance that multiply-accumulates and latency are for.
         scope: what may go at all.
