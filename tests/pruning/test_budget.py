@@ -67,7 +67,9 @@ def test_absolute_multiply_accumulates_are_for_a_second_of_audio_and_fractions_f
     ("text", "message"),
     [
         ("", "limits none of params, macs, latency"),
-        ("50%", "'50%' in it, which limits none of"),
+        ("0.5", "'0.5' in it, which limits none of"),
+        ("50%,latency=40ms", "'50%' in it, which limits none of"),
+        ("1.2.3%", "params=1.2.3% is no limit"),
         ("parms=50%", "'parms=50%' in it"),
         ("params=50%,", "'' in it"),
         ("params=50%,params=40%", "limits params twice"),
@@ -95,7 +97,7 @@ def test_a_budget_that_makes_no_sense_is_refused_in_one_sentence(text: str, mess
 
 
 def test_a_budget_from_python_reads_numbers_as_the_command_line_reads_text() -> None:
-    assert Budget(params=0.5, macs=0.5) == Budget.parse("macs=50%,params=50%")
+    assert Budget(params=0.5, macs=0.5) == Budget.parse("macs=50%,params=50%") == Budget.parse("50%")
     assert Budget(params=6_500_000) == Budget.parse("params=6.5M")
     assert Budget(latency="40ms") == Budget.parse("latency=0.04s")
     assert Budget(params=0.5) != Budget(params=0.5, macs=0.5)

@@ -159,11 +159,11 @@ def test_progress_names_the_stages_in_order_and_ends_each(recognizer: Recognizer
     told: list[tuple[str, float]] = []
     cut(recognizer, progress=lambda stage, done: told.append((stage, done)), score="fisher")
     stages = list(dict.fromkeys(stage for stage, _ in told))
-    assert stages == ["rotating", "scoring", "allocating", "slicing", "reconstructing"]
+    assert stages == ["rotating", "scoring", "allocating", "slicing", "refitting"]
     for stage in stages:
         shares = [done for name, done in told if name == stage]
         assert shares == sorted(shares)
         assert all(0 <= share <= 1 + 1e-9 for share in shares)
     assert {stage: done for stage, done in told if done > 0} == pytest.approx(
-        {"scoring": 1.0, "reconstructing": 1.0}
+        {"scoring": 1.0, "refitting": 1.0}
     )

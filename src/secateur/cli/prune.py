@@ -82,7 +82,7 @@ SCORES = (
 @click.option(
     "--keep",
     metavar="BUDGET",
-    help="What may stay: params=50%,macs=50%,latency=60%, or params=6.5M,macs=250M,latency=40ms.",
+    help="What may stay: params=50%,macs=50%,latency=60%, or params=6.5M,macs=250M,latency=40ms; 50% is of both parameters and MACs.",
 )
 @click.option(
     "--out",

@@ -81,11 +81,13 @@ class Budget:
         """Read ``"params=50%,macs=1.2G"``.
 
         A limit is a fraction kept (``50%``, ``0.5``) or absolute: ``6.5M`` parameters, ``250M`` multiply-accumulates a
-        second of audio, ``40ms``.
+        second of audio, ``40ms``. ``"50%"`` alone is that of both parameters and multiply-accumulates.
 
         Raises:
             SecateurError: it does not read like that.
         """
+        if re.fullmatch(r"\s*[\d.]+\s*%\s*", text):
+            return cls(params=text.strip(), macs=text.strip())
         given: dict[str, str] = {}
         for part in text.split(","):
             name, equals, value = (word.strip() for word in part.partition("="))

@@ -14,8 +14,8 @@ from secateur.pruning.distillation import Distiller
 from secateur.pruning.gates import Gates
 from secateur.structure.cost import CostModel
 from secateur.training.feed import Batch
+from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
-from secateur.training.trainer import WeightsObjective
 
 TARGET_WARM_UP = 0.5
 """Share of the search in which the target falls to the limit, where the search begins above it."""

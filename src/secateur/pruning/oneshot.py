@@ -306,7 +306,7 @@ def carry_out(
             batches,
             steps=settings.reconstruct_steps,
             seed=settings.seed,
-            progress=lambda done: progress("reconstructing", done),
+            progress=lambda done: progress("refitting", done),
         )
     return teacher.with_model(student)
 

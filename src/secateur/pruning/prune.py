@@ -24,7 +24,7 @@ from secateur.pruning.method import Decide, LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.pace import Speech, in_time, pace
 from secateur.pruning.settings import PruneSettings
-from secateur.pruning.validation import Validation, hold_out, on_transcripts, on_what_is_heard
+from secateur.pruning.validation import set_aside, validation
 from secateur.recognizer import Recognizer, load
 from secateur.runs import Stopwatch, environment
 from secateur.speech.batching import BATCH_SECONDS
@@ -216,7 +216,7 @@ class _Task:
                 skips=self.skips,
                 progress=self.progress.advance,
             )
-            rest, held = self._held_out(everything, valid)
+            rest, held = set_aside(everything, valid, settings.learned, settings.oneshot.seed)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         with self.clock.time("prune"):
@@ -228,7 +228,9 @@ class _Task:
                 float(everything.seconds.mean()),
                 tell,
             )
-            validate = self._validation(learned.valid_utterances, valid, held, teacher or dense)
+            if held is not None:
+                self.progress.begin("hearing what is set aside")
+            validate = validation(learned, valid, held, teacher or dense, settings.oneshot.seed)
             run = LearnedMethod(
                 dense,
                 self.groups,
@@ -256,25 +258,6 @@ class _Task:
             "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
         }
         return plan, smaller, told
-
-    def _held_out(self, pool: SpeechPool, valid: Corpus | None) -> tuple[SpeechPool, SpeechPool | None]:
-        """The speech to train on, and what is set aside to validate on where nothing is transcribed."""
-        if not self.settings.learned.validates or valid is not None:
-            return pool, None
-        return hold_out(pool, self.settings.learned.valid_utterances, self.settings.oneshot.seed)
-
-    def _validation(
-        self, count: int, valid: Corpus | None, held: SpeechPool | None, teacher: Recognizer
-    ) -> Validation | None:
-        """How what is learned is validated, on so many utterances: on transcripts, or on speech that was set aside."""
-        if self.settings.learned.validates and valid is not None:
-            return on_transcripts(valid, count)
-        if held is None:
-            return None
-        self.progress.begin("hearing what is set aside")
-        if count < len(held):
-            held = held.split(count, self.settings.oneshot.seed)[1]
-        return on_what_is_heard(teacher, held)
 
 
 def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:

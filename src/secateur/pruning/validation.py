@@ -8,6 +8,7 @@ from collections.abc import Callable
 from secateur.evaluation.error_rate import total, word_counts
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.normalise import normaliser
+from secateur.pruning.learned import Learned
 from secateur.recognizer import Recognizer
 from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.corpus import Corpus
@@ -21,6 +22,36 @@ HELD_SHARE = 0.05
 
 FEWEST = 20
 """Utterances below which an error rate says nothing."""
+
+
+def set_aside(
+    pool: SpeechPool, valid: Corpus | None, learned: Learned, seed: int
+) -> tuple[SpeechPool, SpeechPool | None]:
+    """The speech to train on, and what is set aside of it to validate on, where nothing is transcribed and a run validates."""
+    if not learned.validates or valid is not None:
+        return pool, None
+    return hold_out(pool, learned.valid_utterances, seed)
+
+
+def validation(
+    learned: Learned, valid: Corpus | None, held: SpeechPool | None, teacher: Recognizer, seed: int
+) -> Validation | None:
+    """How what is learned is validated: on transcripts, or on speech that was `set_aside`; None: not at all.
+
+    Args:
+        learned: how many utterances there is the time for.
+        valid: transcribed speech.
+        held: speech that was set aside.
+        teacher: what it is compared with where nothing is transcribed.
+        seed: of which utterances are taken.
+    """
+    if learned.validates and valid is not None:
+        return on_transcripts(valid, learned.valid_utterances)
+    if held is None:
+        return None
+    if learned.valid_utterances < len(held):
+        held = held.split(learned.valid_utterances, seed)[1]
+    return on_what_is_heard(teacher, held)
 
 
 def on_transcripts(valid: Corpus, count: int) -> Validation:

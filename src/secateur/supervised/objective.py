@@ -8,8 +8,8 @@ from torch import Tensor
 
 from secateur.recognizer import Recognizer
 from secateur.training.feed import Batch
+from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
-from secateur.training.trainer import WeightsObjective
 
 
 class Transcription(WeightsObjective):

@@ -7,7 +7,8 @@ from typing import Any
 
 from secateur.progress import TARGET, ProgressBar
 from secateur.training.feed import Feed
-from secateur.training.trainer import Loop, Objective, Progress, Trainer
+from secateur.training.objective import Objective
+from secateur.training.trainer import Loop, Progress, Trainer
 from secateur.training.workspace import Workspace
 
 Log = Callable[[str, Mapping[str, float]], None]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +16,8 @@ from torch import Tensor
 from secateur.errors import NoResultError
 from secateur.training.checkpoint import read_state, write_state
 from secateur.training.feed import Batch, Feed
-from secateur.training.precision import Working
+from secateur.training.interrupt import patience
+from secateur.training.objective import Objective
 
 LOOKS = (12, 48, 192)
 """Steps after which the speed is looked at where the time is given, and again each time the last number of them is done.
@@ -49,56 +48,6 @@ CHECKPOINT_SHARE = 0.01
 
 HISTORY = 400
 """Points that a curve is kept at."""
-
-
-class Objective(Protocol):
-    """What is trained."""
-
-    def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, and figures to show; ``share`` of the phase is done."""
-
-    def stepped(self) -> None:
-        """Called after every step of the optimiser."""
-
-    def skipped(self) -> None:
-        """Called instead where the gradient is not finite, and no step is taken."""
-
-    def model_state(self) -> dict[str, Tensor]:
-        """What is learned: copies, as nothing may change in them later."""
-
-    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to that."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All else that the next step depends on."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to that."""
-
-
-class WeightsObjective:
-    """What objectives have in common that train the weights of a model at work and remember nothing else."""
-
-    def __init__(self, working: Working) -> None:
-        self.working = working
-
-    def stepped(self) -> None:
-        self.working.update_model()
-
-    def skipped(self) -> None:
-        pass
-
-    def model_state(self) -> dict[str, Tensor]:
-        return self.working.state()
-
-    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
-        self.working.load_state(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +175,7 @@ class Trainer:
         self._since = perf_counter()
         if self.loop.validates_untrained and not progress.history:
             self._validate()
-        with _patience() as interrupted, feed(progress.step) as batches:
+        with patience() as interrupted, feed(progress.step) as batches:
             written = perf_counter()
             while (progress.total is None or progress.step < progress.total) and not interrupted():
                 self.step(next(batches))
@@ -437,30 +386,3 @@ def _optimizers(parameters: Sequence[dict[str, Any]]) -> list[torch.optim.Optimi
     if matrices:
         optimizers.append(torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
     return optimizers
-
-
-@contextmanager
-def _patience() -> Iterator[Callable[[], bool]]:
-    """Within the context a first Ctrl-C waits to be asked for, and ends the context; a second one does not wait.
-
-    In the middle of a step weights, moments and multipliers are of different steps, and could not be gone on from.
-    """
-    pressed = False
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    # Another thread gets no signals, and another handler knows what it does.
-    waits = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if waits:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        if waits:
-            signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
