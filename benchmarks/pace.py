@@ -1,4 +1,4 @@
-"""What scoring and refitting cost beside a forward pass, for each second of speech: what runs by the clock are planned by.
+"""What scoring, refitting and a step of it cost beside a forward pass, for each second of speech: what runs by the clock are planned by.
 
 On the recogniser of the other benchmarks and on a random wav2vec 2.0 of its usual size, by the default method at half of the parameters.
 """
@@ -6,7 +6,7 @@ On the recogniser of the other benchmarks and on a random wav2vec 2.0 of its usu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from time import perf_counter
 
@@ -17,7 +17,7 @@ from benchmarks.record import Figures, argument_parser, model_file, parse, recor
 from secateur import Recognizer, load
 from secateur.pruning.budget import Budget
 from secateur.pruning.oneshot import OneShot, carry_out, judge, share_out
-from secateur.pruning.pace import REFITTING, SCORING, pace
+from secateur.pruning.pace import REFITTING, SCORING, SETTLING, pace
 from secateur.pruning.prune import sampled
 from secateur.speech.corpus import open_corpus
 from secateur.speech.sampling import sample_batches
@@ -26,6 +26,7 @@ from secateur.structure.cost import parameter_cost
 from secateur.structure.groups import find_groups
 
 BUDGET = "params=50%"
+STEPS = 40
 
 
 def wav2vec2() -> Recognizer:
@@ -44,9 +45,12 @@ def quiet(_stage: str, _done: float, /) -> None:
 
 def measure(minutes: float) -> Figures:
     """Seconds for a second of speech, of each model."""
-    figures: Figures = {"budget": BUDGET, "planned": {"scoring": SCORING, "refitting": REFITTING}}
+    figures: Figures = {
+        "budget": BUDGET,
+        "planned": {"scoring": SCORING, "refitting": REFITTING, "settling": SETTLING},
+    }
     for name, recognizer in {"conformer": load(model_file()), "wav2vec2": wav2vec2()}.items():
-        settings = OneShot(score_minutes=minutes, reconstruct_minutes=minutes)
+        settings = OneShot(score_minutes=minutes, reconstruct_minutes=minutes, reconstruct_steps=0)
         _, batch_seconds = sampled(settings, recognizer)
         sample = sample_batches(
             open_corpus(speech("fit")),
@@ -66,12 +70,19 @@ def measure(minutes: float) -> Figures:
         plan = share_out(judgement, groups, costs, Budget.parse(BUDGET), sample, settings, quiet)
         start = perf_counter()
         carry_out(plan, judgement.teacher, sample, settings, quiet)
-        seconds["refitting"] = (perf_counter() - start) / heard
+        refitting = perf_counter() - start
+        seconds["refitting"] = refitting / heard
+        start = perf_counter()
+        carry_out(plan, judgement.teacher, sample, replace(settings, reconstruct_steps=STEPS), quiet)
+        # Each step hears one of the batches, on the average.
+        seconds["settling"] = (perf_counter() - start - refitting) / (STEPS * heard / len(sample))
         figures[name] = {
             "settings": asdict(settings),
             "heard_seconds": heard,
             "seconds": seconds,
-            "passes": {part: seconds[part] / seconds["forward"] for part in ("scoring", "refitting")},
+            "passes": {
+                part: seconds[part] / seconds["forward"] for part in ("scoring", "refitting", "settling")
+            },
         }
     return figures
 

@@ -283,7 +283,7 @@ def test_the_run_of_a_result_is_repeated_from_its_run_yaml(
         (("--width", "--score", "obs"), "the residual width would stay, because the score obs does not judge it: give --score of magnitude,"),
         (("--limit", 3), "--limit is for --valid: give both, or neither"),
         (
-            ("--method", "learned", "--phases", "search,recover", "--trials", 2),
+            ("--method", "learned", "--phases", "search,recover", "--score", "hessian", "--trials", 2),
             "--score decides where the search begins, in the phase start: add it to --phases",
         ),
     ],
@@ -378,7 +378,7 @@ def test_each_option_decides_its_setting_and_no_other(
     words = ["prune", model, "--data", "speech", "--keep", "params=60%", "--out", tmp_path / "out"]
     if option != "--score":
         # A score that judges all there is, so that every option has something to say.
-        words += ["--score", "magnitude"]
+        words += ["--score", "hessian"]
     run(*words)
     run(*words, option, *([] if value is None else [value]))
     before, after = asked

@@ -427,12 +427,24 @@ def test_a_fraction_stands_for_parameters_and_macs(texts: list[str], budgets: tu
 def test_the_pace_is_measured_once_for_all_runs_by_the_clock(
     settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paces = iter([60.0])
-    monkeypatch.setattr(pace, "pace", lambda *_: next(paces))
+    measured: list[float] = []
+
+    def slower(*_: object) -> float:
+        measured.append(1e-3 * 100 ** len(measured))
+        return measured[-1]
+
+    monkeypatch.setattr(room, "pace", slower)
     monkeypatch.setattr(pace, "FEWEST_MINUTES", 0.1)
     learned = Learned(minutes=0.01, batch_seconds=1.0, precision="float32", valid_utterances=0)
     oneshot = OneShot(score_minutes=0.3, reconstruct_minutes=0.2, reconstruct_steps=2)
-    compare(settings("wanda", "magnitude", learned=learned, oneshot=oneshot), tmp_path / "out")
+    asked = settings("wanda", "magnitude", learned=learned, oneshot=oneshot)
+    with monkeypatch.context() as patched:
+        patched.setattr(LearnedMethod, "_reconstruct", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            compare(asked, tmp_path / "out")
+    compare(asked, tmp_path / "out")
+    assert measured == [1e-3]
+    assert json.loads((tmp_path / "out" / RECORD).read_text())["pace"] == 1e-3
     heard = [
         json.loads(report.read_text(encoding="utf-8"))["minutes_heard"]
         for report in sorted((tmp_path / "out").glob("*/report.json"))

@@ -34,6 +34,7 @@ def apart(module: nn.Module, x: list[Tensor], y: list[Tensor]) -> float:
 
 @pytest.fixture
 def speech() -> list[Tensor]:
+    torch.manual_seed(1)
     return [torch.randn(2, frames, 3, dtype=torch.double) for frames in (40, 30, 50)]
 
 

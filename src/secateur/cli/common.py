@@ -151,7 +151,7 @@ structure_options = _together(
         show_default=True,
         help="Heads that every layer keeps.",
     ),
-    click.option("--width", is_flag=True, help="Prune the residual width too (a flag)."),
+    click.option("--width", is_flag=True, help="Prune the residual width too."),
     click.option(
         "--whole",
         metavar="GROUPS",

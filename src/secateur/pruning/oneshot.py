@@ -253,7 +253,7 @@ def judge(
 
     teacher = recognizer
     shares: dict[str, Tensor] = {}
-    if score.sharing == "weighed":
+    if score.rotates:
         progress("rotating", 0.0)
         teacher, shares = rotate_heads(
             recognizer, first_seconds(heard, ROTATE_SECONDS, recognizer.sample_rate)

@@ -120,6 +120,7 @@ def fitted(
 
 
 def _tens(number: float) -> int:
+    """Rounded down to a multiple of ten, which below ten is none."""
     return int(number / 10) * 10
 
 

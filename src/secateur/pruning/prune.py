@@ -22,7 +22,8 @@ from secateur.pruning.distillation import check_teacher
 from secateur.pruning.learned import TRAINED
 from secateur.pruning.method import Decide, LearnedMethod
 from secateur.pruning.oneshot import OneShot, prune_oneshot
-from secateur.pruning.pace import Speech, in_time, pace
+from secateur.pruning.pace import Speech, in_time
+from secateur.pruning.pace import pace as measured_pace
 from secateur.pruning.settings import PruneSettings
 from secateur.pruning.validation import set_aside, validation
 from secateur.recognizer import Recognizer, load
@@ -75,7 +76,7 @@ def prune(
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
     log: Log | None = None,
-    pace: Callable[[Recognizer, Speech], float] = pace,
+    pace: Callable[[Recognizer, Speech], float] | None = None,
     decide: Decide | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
@@ -96,7 +97,7 @@ def prune(
         progress: told about the work as it goes.
         tell: called with a sentence for the user about what the progress bar does not show.
         log: given each row of the learned method's history as it comes, and the phase that it is of.
-        pace: measures how fast the unpruned recogniser is, for a run by the clock.
+        pace: says how fast the unpruned recogniser is, for a run by the clock; None: it is measured.
         decide: does the phase ``start`` of the learned method, where its own scores are not to.
 
     Raises:
@@ -203,7 +204,7 @@ class _Task:
         teacher: Recognizer | None,
         log: Log | None,
         tell: Callable[[str], object] | None,
-        pace: Callable[[Recognizer, Speech], float],
+        pace: Callable[[Recognizer, Speech], float] | None,
         decide: Decide | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
@@ -224,7 +225,7 @@ class _Task:
                 settings.oneshot,
                 settings.learned,
                 # As it was found first: what is done was done on so much speech.
-                lambda: workspace.figure("pace", lambda: pace(dense, sample)),
+                lambda: workspace.figure("pace", lambda: (pace or measured_pace)(dense, sample)),
                 float(everything.seconds.mean()),
                 tell,
             )

@@ -73,7 +73,8 @@ def reconstruct(
             model's device: for an hour 1 GB for a Conformer of 13 M parameters, 5 GB for wav2vec 2.0 base.
         ridges: choices for the pull r towards the sliced weights, in units of the mean variance of a layer's inputs.
             Each layer takes the one with which a quarter of the utterances is told best from the others.
-        steps: of gradient for the front-end and for each layer.
+        steps: of gradient for the front-end and for each layer; none are taken where there are fewer than four utterances, as none is held
+            out then.
         seed: of the positions drawn where the front-end has many, and of the order of batches.
         progress: told the share of the work that is done.
 
@@ -281,7 +282,7 @@ class Reconstruction:
 
     def _settle(self, parameters: Sequence[nn.Parameter], run: Callable[[int], Tensor]) -> None:
         """Let a block whose output is the student's stream learn to bring it back to the teacher's, if it does so for what is held out."""
-        if not self.steps or not any(len(held_out) for _, held_out in self.frames):
+        if not (self.steps and parameters and any(len(held_out) for _, held_out in self.frames)):
             return
         width = self.kept.get("width")
         targets = self.teacher_stream if width is None else [x[..., width] for x in self.teacher_stream]
@@ -304,13 +305,21 @@ class Reconstruction:
     def _stand_in(
         self, layer: nn.Module, path: str, gone: Sequence[str], targets: dict[str, list[Tensor]]
     ) -> None:
-        """Let a layer's last module aim at where the last of the gone layers behind it leads, and close it as that one closes."""
+        """Let a layer's last module aim at where the last of the gone layers behind it leads, and close it as that one closes.
+
+        Where nothing is left of that module, the layer stays what it is.
+        """
         *between, last = gone
         for each in between:
             self._pass_teacher(each)
         beyond = self._pass_teacher(last)
         closing, width = self.groups.family.closing, self.kept.get("width")
         stands, stood = self._branches(path), self._branches(last)
+        if (
+            stands
+            and next(layer.get_submodule(stands[-1].path.removeprefix(f"{path}.")).parameters(), None) is None
+        ):
+            return
         if stands and stood:
             here, there = targets[stands[-1].path], beyond[stood[-1].path]
             more = stood[-1].scale / stands[-1].scale
@@ -321,7 +330,7 @@ class Reconstruction:
         if closing is not None:
             norms = layer.get_submodule(closing), self.teacher.get_submodule(f"{last}.{closing}")
             for own, taken in zip(*(norm.parameters() for norm in norms), strict=True):
-                own.copy_(taken if width is None else taken[width])
+                own.copy_(taken if width is None else taken[list(width)])
 
     def _pass_teacher(self, path: str) -> dict[str, list[Tensor]]:
         """Take the teacher's stream past a layer.

@@ -30,8 +30,7 @@ class Score:
         needs: statistics that must have been gathered.
         estimate: from the model, its groups and the statistics to an elimination for each group it can judge.
         sharing: how a budget is shared between groups: ``uniform``, the same fraction of each, where harms do not compare groups; ``weighed``, by
-            harms that count as much as `weighting` says, of a model whose heads have been rotated, so that single dimensions of theirs mean
-            something; ``plain``, by harms as they are, where whole modules or layers go.
+            harms that count as much as `weighting` says; ``plain``, by harms as they are, where whole modules or layers go.
         judges_width: whether it judges the residual width.
     """
 
@@ -41,6 +40,11 @@ class Score:
     sharing: Literal["uniform", "weighed", "plain"] = "weighed"
     judges_width: bool = True
 
+    @property
+    def rotates(self) -> bool:
+        """Whether heads are rotated first, so that single dimensions of theirs, which it judges, mean something."""
+        return self.sharing == "weighed" and "ablations" not in self.needs
+
     def __call__(self, model: PreTrainedModel, groups: Groups, statistics: Statistics) -> Scores:
         with torch.no_grad():
             return self.estimate(model, groups, statistics)
@@ -49,7 +53,7 @@ class Score:
 def magnitude(model: PreTrainedModel, groups: Groups, _: Statistics) -> dict[str, Elimination]:
     """By the L2 norm of all weights of a unit, in what makes it and in what consumes it, the same fraction of every group.
 
-    As Li et al. 2017 (arXiv 1608.08710) prune filters, layer by layer. The harm is the norm's square, which adds up: a module's is
+    Layer by layer, as Li et al. 2017 (arXiv 1608.08710), who take the L1 norm of filters. The harm is the norm's square, which adds up: a module's is
     that of all its weights. Biases and norms do not count.
     """
     return _by_weight(groups, lambda name: model.get_parameter(name).double().square().cpu())

@@ -37,7 +37,7 @@ class Trials:
         total = sum(len(wave) for batch in speech for wave in batch)
         judged = first_batches(speech, min(JUDGED_SECONDS * teacher.sample_rate, total / 3))
         refit = first_batches(speech[len(judged) :], REFIT_SECONDS * teacher.sample_rate)
-        with torch.inference_mode():
+        with torch.no_grad():
             self._judged = [teacher.prepare(batch) for batch in judged]
             # Of a single batch there is no other part.
             self._refit = [teacher.prepare(batch) for batch in refit] or self._judged

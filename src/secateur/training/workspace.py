@@ -113,7 +113,7 @@ class Workspace:
         return read_state(path)
 
     def figure(self, name: str, measure: Callable[[], float]) -> float:
-        """What was measured once, now or in an earlier process of the run; with nothing else done, there is nothing to go on from."""
+        """What was measured once, now or in an earlier process of the run. By itself it is nothing to go on from."""
         if self.folder is None:
             return measure()
         file = self.folder / FIGURES

@@ -66,6 +66,7 @@ def compare(
     """
     out = Path(out)
     progress = progress or ProgressBar("comparing", quiet=True)
+    recognizer = recognizer or load(settings.model)
     machine = environment() | _place(recognizer)
     known = Known.read(out / RECORD, settings, machine)
     asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
@@ -75,13 +76,21 @@ def compare(
     for speech in (settings.data, settings.valid, settings.test):
         if speech is not None:
             open_corpus(speech)
-    same = _Shared(settings, recognizer, known.pace, SkipLog() if skips is None else skips, progress, tell)
-    unpruned, rows = known.unpruned, []
+    same = _Shared(settings, recognizer, SkipLog() if skips is None else skips, progress, tell)
+    unpruned, rows, speed = known.unpruned, list[Row](), known.pace
 
     def keep(rows: Sequence[Row]) -> Comparison:
-        comparison = Comparison(settings.plain(), unpruned, rows, machine, same.known_pace)
+        comparison = Comparison(settings.plain(), unpruned, rows, machine, speed)
         write(comparison, out / RECORD)
         return comparison
+
+    def same_pace(recognizer: Recognizer, speech: Speech) -> float:
+        """As it was measured first, so that all runs score, refit and validate on as much speech."""
+        nonlocal speed
+        if speed is None:
+            speed = pace(recognizer, speech)
+            keep([*rows, *known.after(runs[len(rows) :])])
+        return speed
 
     if not unpruned:
         # First, so that speech which cannot be scored is refused before the work.
@@ -99,7 +108,7 @@ def compare(
         if row is None or ((method, budget) in asked if row.error else not folder.is_dir()):
             if tell is not None:
                 tell(f"{number} of {len(runs)}: {method}, {budget}")
-            row = _row(method, budget, folder, settings, same, tell)
+            row = _row(method, budget, folder, settings, same, same_pace)
         rows.append(row)
         keep([*rows, *known.after(runs[number:])])
     return keep(rows)
@@ -111,21 +120,15 @@ class _Shared:
     def __init__(
         self,
         settings: CompareSettings,
-        recognizer: Recognizer | None,
-        pace: float | None,
+        recognizer: Recognizer,
         skips: SkipLog,
         progress: ProgressBar,
         tell: Callable[[str], object] | None,
     ) -> None:
-        self.settings, self.given, self.known_pace = settings, recognizer, pace
-        self.skips, self.progress, self.tell = skips, progress, tell
-
-    @cached_property
-    def recognizer(self) -> Recognizer:
-        recognizer = self.given or load(self.settings.model)
+        self.settings, self.recognizer = settings, recognizer
         # So that what cannot be pruned, or kept whole, is refused before the work.
-        self.settings.scope.groups(recognizer.model)
-        return recognizer
+        settings.scope.groups(recognizer.model)
+        self.skips, self.progress, self.tell = skips, progress, tell
 
     @cached_property
     def pool(self) -> SpeechPool:
@@ -136,12 +139,6 @@ class _Shared:
             skips=self.skips,
             progress=self.progress.advance,
         )
-
-    def pace(self, recognizer: Recognizer, speech: Speech) -> float:
-        """As it was measured first, so that all runs score, refit and validate on as much speech."""
-        if self.known_pace is None:
-            self.known_pace = pace(recognizer, speech)
-        return self.known_pace
 
     @cached_property
     def before(self) -> Evaluation:
@@ -185,7 +182,7 @@ def _row(
     folder: Path,
     settings: CompareSettings,
     same: _Shared,
-    tell: Callable[[str], object] | None,
+    pace: Callable[[Recognizer, Speech], float],
 ) -> Row:
     """Prune, where that is not done yet, and measure."""
     if not (folder / "run.yaml").is_file():
@@ -203,8 +200,8 @@ def _row(
                 before=before,
                 skips=same.skips,
                 progress=same.progress,
-                tell=tell,
-                pace=same.pace,
+                tell=same.tell,
+                pace=pace,
                 decide=outsider.decide if method == outsider.NAME else shared(folder.parent / SCORED, about),
             )
         except NoResultError as error:
@@ -240,10 +237,8 @@ def _row(
     )
 
 
-def _place(recognizer: Recognizer | None) -> dict[str, str]:
-    """Where a recogniser that is given computes, and in what."""
-    if recognizer is None:
-        return {"device": "cpu"}
+def _place(recognizer: Recognizer) -> dict[str, str]:
+    """Where a recogniser computes, and in what."""
     model = recognizer.model
     return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
 
