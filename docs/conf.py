@@ -54,8 +54,8 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", rf"({LIBRARIES})\..*"),
     # What the documented classes are made of, and nobody else handles.
-    ("py:class", "Console"),
-    ("py:class", r"secateur\.(structure\.(axes|family|latency)|speech\.pool)\.\w+"),
+    ("py:class", "Console|CostModel"),
+    ("py:class", r"secateur\.(structure\.(axes|family|latency)|speech\.pool|pruning\.(method|oneshot))\.\w+"),
 ]
 
 PAGES = {
