@@ -71,8 +71,9 @@ def names(_context: click.Context, _option: click.Parameter, text: str) -> tuple
 device_option = click.option(
     "--device",
     default="cpu",
+    show_default=True,
     callback=usable_device,
-    help="Where the model computes: cpu, cuda, cuda:1.  [default: cpu]",
+    help="Where the model computes: cpu, cuda, cuda:1.",
 )
 dtype_option = click.option(
     "--dtype",
@@ -180,20 +181,26 @@ precision_option = click.option(
     show_default=True,
     help="What training computes in; auto: bfloat16 where the processor has it.",
 )
-training_batch_option = click.option(
-    "--batch-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds of audio in a batch of training, padding included.",
+
+
+def _batch_seconds(default: float, text: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        "--batch-seconds",
+        type=click.FloatRange(0, min_open=True),
+        default=default,
+        show_default=True,
+        help=text,
+    )
+
+
+batch_seconds_option = _batch_seconds(
+    30.0, "Seconds of audio, padding included, that the model is given at once."
 )
-batch_seconds_option = click.option(
-    "--batch-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds of audio, padding included, that the model is given at once.",
-)
+
+
+def training_batch_option(default: float = 30.0) -> Callable[[_Command], _Command]:
+    """The same for a command that trains."""
+    return _batch_seconds(default, "Seconds of audio in a batch of training, padding included.")
 
 
 def given(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ PAGE = "compare.html"
     type=click.IntRange(1),
     help="Gradient steps of every run, in whatever time, instead of --minutes.",
 )
-@training_batch_option
+@training_batch_option()
 @augment_option
 @precision_option
 @speech_options

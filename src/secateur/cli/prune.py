@@ -132,7 +132,7 @@ SCORES = (
     callback=names,
     help="Learned: the phases to run, out of start (scores), reconstruct (refits), search and recover.",
 )
-@training_batch_option
+@training_batch_option()
 @augment_option
 @precision_option
 @click.option(

@@ -18,6 +18,7 @@ from secateur.cli.common import (
     say,
     seed_option,
     tell_skips,
+    training_batch_option,
     training_options,
 )
 from secateur.errors import SecateurError
@@ -77,13 +78,7 @@ RENAMED = {"limit": "valid_limit"}
     type=click.Choice(["muon", "adamw"]),
     help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",
 )
-@click.option(
-    "--batch-seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds of audio in a batch of training, padding included.",
-)
+@training_batch_option(60.0)
 @click.option(
     "--dropout",
     type=click.FloatRange(0, 1, max_open=True),

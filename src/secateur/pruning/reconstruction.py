@@ -132,7 +132,7 @@ class Reconstruction:
             self._settle_front()
         first, *stretches = self._stretches()
         for path in first:
-            self._pass_teacher(path)
+            self._pass_teacher(path, [])
         done = len(front) + len(first)
         for layer, stretch in zip(
             self.student.get_submodule(self.groups.family.layers), stretches, strict=True
@@ -233,9 +233,9 @@ class Reconstruction:
     def _refit_layer(self, layer: nn.Module, path: str, *gone: str) -> None:
         """Refit the modules of one layer one after the other, and take both streams past it and the gone layers behind it."""
         branches = self._branches(path)
-        targets = self._pass_teacher(path)
+        targets = self._pass_teacher(path, branches)
         if gone:
-            self._stand_in(layer, path, gone, targets)
+            self._stand_in(layer, path, branches[-1:], gone, targets)
         # What the modules refitted so far put out in each batch. With it, the layer itself leads to the next module,
         # through its own sums and norms, and no module is run twice.
         known: list[dict[nn.Module, Any]] = [{} for _ in self.batches]
@@ -273,8 +273,7 @@ class Reconstruction:
         first = self.student.get_submodule(f"{layers}0")
 
         def run(index: int) -> Tensor:
-            args, kwargs = capture(self.student, self.batches[index], {"call": (first, "call")})["call"]
-            out: Tensor = args[0] if args else kwargs["hidden_states"]
+            out: Tensor = capture(self.student, self.batches[index], {"stream": (first, "input")})["stream"]
             return out
 
         named = self.student.named_parameters()
@@ -303,18 +302,23 @@ class Reconstruction:
         )
 
     def _stand_in(
-        self, layer: nn.Module, path: str, gone: Sequence[str], targets: dict[str, list[Tensor]]
+        self,
+        layer: nn.Module,
+        path: str,
+        stands: Sequence[BranchLayout],
+        gone: Sequence[str],
+        targets: dict[str, list[Tensor]],
     ) -> None:
         """Let a layer's last module aim at where the last of the gone layers behind it leads, and close it as that one closes.
 
-        Where nothing is left of that module, the layer stays what it is.
+        Where nothing is left of that module, the layer stays what it is. ``stands`` is that module, or nothing in a layer of none.
         """
         *between, last = gone
         for each in between:
-            self._pass_teacher(each)
-        beyond = self._pass_teacher(last)
+            self._pass_teacher(each, [])
+        stood = self._branches(last)[-1:]
+        beyond = self._pass_teacher(last, stood)
         closing, width = self.groups.family.closing, self.kept.get("width")
-        stands, stood = self._branches(path), self._branches(last)
         if (
             stands
             and next(layer.get_submodule(stands[-1].path.removeprefix(f"{path}.")).parameters(), None) is None
@@ -332,13 +336,13 @@ class Reconstruction:
             for own, taken in zip(*(norm.parameters() for norm in norms), strict=True):
                 own.copy_(taken if width is None else taken[list(width)])
 
-    def _pass_teacher(self, path: str) -> dict[str, list[Tensor]]:
+    def _pass_teacher(self, path: str, branches: Sequence[BranchLayout]) -> dict[str, list[Tensor]]:
         """Take the teacher's stream past a layer.
 
         Returns:
-            For every branch, what its consumer puts out plus its stream / scale, by batch: [batch, frames, width].
+            For each of these branches of it, what its consumer puts out plus its stream / scale, by batch: [batch, frames, width].
         """
-        layer, branches = self.teacher.get_submodule(path), self._branches(path)
+        layer = self.teacher.get_submodule(path)
         consumers = {b.path: self.teacher.get_submodule(consumer_of(self.groups, b)) for b in branches}
         taps: dict[str, tuple[nn.Module, Side]] = {"past": (layer, "output")}
         for branch in branches:

@@ -9,11 +9,12 @@ Li et al. 2021, "BRECQ" (arXiv 2102.05426) settle blocks so whose weights were r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from secateur.training.trainer import falling, rising
 
 RATE = 1e-3
 """Peak learning rate; it rises for the first tenth of the steps and falls along half a cosine."""
@@ -43,7 +44,9 @@ def settle(
     number = [index for index, positions in enumerate(frames) if len(positions)]
     before = [parameter.requires_grad for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rising(step, max(1.0, steps / 10)) * falling(step / max(1, steps))
+    )
     order: list[int] = []
     with torch.enable_grad():
         for parameter in parameters:
@@ -62,9 +65,3 @@ def settle(
         optimizer.zero_grad()
     for parameter, required in zip(parameters, before, strict=True):
         parameter.requires_grad_(required)
-
-
-def _rate(step: int, steps: int) -> float:
-    """Of the peak, in a step."""
-    rising = (step + 1) / max(1.0, steps / 10)
-    return min(1.0, rising) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))

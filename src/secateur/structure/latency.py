@@ -132,6 +132,8 @@ class Latency:
         conditions: what it is for.
     """
 
+    per = 1.0
+
     def __init__(
         self,
         groups: Groups,
@@ -172,8 +174,6 @@ class Latency:
                 # Expected work that was summed up from probabilities may lie a rounding error past the last node.
                 self._slopes[row, : len(x)] = torch.cat([slopes, slopes[-1:]])
         self.dense = self({})
-
-    per = 1.0
 
     def __call__(self, kept: Mapping[str, int]) -> float:
         """The seconds when that many units of each group are kept; groups that are not listed are whole."""

@@ -232,11 +232,10 @@ class Trainer:
 
     def _rate(self, step: int, share: float) -> float:
         """Of the rates at the top, the part that a step is taken with."""
-        decay = 0.5 * (1 + math.cos(math.pi * share)) if self.loop.decays else 1.0
         warm_up, total = self.loop.warm_up, self.progress.total
         if total is not None:
             warm_up = min(warm_up, max(1, round(WARM_UP_SHARE * total)))
-        return min(1.0, (step + 1) / warm_up) * decay
+        return rising(step, warm_up) * (falling(share) if self.loop.decays else 1.0)
 
     def _plan(self, seconds: float) -> None:
         """Say how many steps there will be, once some have shown how long one takes."""
@@ -375,6 +374,16 @@ class Trainer:
             best=None if best is None else Best(*best),
             average=average,
         )
+
+
+def rising(step: int, warm_up: float) -> float:
+    """Of a rate at the top, the part with which a step of a warm-up is taken; all of it later."""
+    return min(1.0, (step + 1) / warm_up)
+
+
+def falling(share: float) -> float:
+    """Of a rate at the top, the part that is left along half a cosine when that share of the steps is done."""
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _optimizers(parameters: Sequence[dict[str, Any]]) -> list[torch.optim.Optimizer]:

@@ -115,9 +115,9 @@ class Known:
             rows = {(row.method, row.budget): row for row in found if not row.error}
             failed = {(row.method, row.budget): row for row in found if row.error}
             there = record["environment"]
-            if any(
-                there.get(name, value) != value for name, value in machine.items() if name in _PLACE
-            ) or any(record["settings"][name] != asked[name] for name in _MEASURED):
+            if any(there.get(name, machine[name]) != machine[name] for name in _PLACE) or any(
+                record["settings"][name] != asked[name] for name in _MEASURED
+            ):
                 return cls(tuple(rows), failed=failed)
             return cls(tuple(rows), dict(record["unpruned"]), rows, failed, record.get("pace"))
         except (OSError, ValueError, KeyError, TypeError):

@@ -79,17 +79,17 @@ def compare(
     same = _Shared(settings, recognizer, SkipLog() if skips is None else skips, progress, tell)
     unpruned, rows, speed = known.unpruned, list[Row](), known.pace
 
-    def keep(rows: Sequence[Row]) -> Comparison:
-        comparison = Comparison(settings.plain(), unpruned, rows, machine, speed)
-        write(comparison, out / RECORD)
-        return comparison
+    def comparison() -> Comparison:
+        """As far as it has come."""
+        known_rows = [*rows, *known.after(runs[len(rows) :])]
+        return Comparison(settings.plain(), unpruned, known_rows, machine, speed)
 
     def same_pace(recognizer: Recognizer, speech: Speech) -> float:
         """As it was measured first, so that all runs score, refit and validate on as much speech."""
         nonlocal speed
         if speed is None:
             speed = pace(recognizer, speech)
-            keep([*rows, *known.after(runs[len(rows) :])])
+            write(comparison(), out / RECORD)
         return speed
 
     if not unpruned:
@@ -101,7 +101,7 @@ def compare(
                 same.recognizer, settings.test, limit=settings.limit, progress=progress, tell=tell
             )
             unpruned["test"] = _figures(heard.to_json())
-        keep(known.after(runs))
+        write(comparison(), out / RECORD)
     for number, (method, budget) in enumerate(runs, start=1):
         folder = out / run_name(method, budget)
         row = known.row(method, budget)
@@ -110,8 +110,8 @@ def compare(
                 tell(f"{number} of {len(runs)}: {method}, {budget}")
             row = _row(method, budget, folder, settings, same, same_pace)
         rows.append(row)
-        keep([*rows, *known.after(runs[number:])])
-    return keep(rows)
+        write(comparison(), out / RECORD)
+    return comparison()
 
 
 class _Shared:
