@@ -305,7 +305,10 @@ def test_uniform_keeps_the_same_fraction_of_every_group(make_recognizer: MakeRec
     kept = {
         name: len(units) / groups[name].size for name, units in plan.kept.items() if groups[name].size >= 40
     }
-    assert max(kept.values()) - min(kept.values()) <= 1 / 40 + 1e-9
+    # A group may have got back what still fits.
+    *most, largest = sorted(kept.values())
+    assert most[-1] - most[0] <= 1 / 40 + 1e-9
+    assert largest - most[0] <= 4 / 40
     assert not any(groups[name].size == 1 for name in plan.kept)
 
 

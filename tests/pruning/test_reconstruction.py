@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 import secateur
 from secateur.errors import SecateurError
+from secateur.models.conformer import RelativeAttention
 from secateur.pruning import reconstruction
 from secateur.pruning.capture import capture
 from secateur.pruning.reconstruction import (
@@ -125,7 +126,7 @@ def double_units(model: PreTrainedModel, groups: Groups, names: Sequence[str]) -
 def refit_by_definition(
     student: PreTrainedModel, teacher: PreTrainedModel, plan: PruningPlan, batches: Sequence[Inputs]
 ) -> None:
-    """For every module in turn, both models are run from the audio on."""
+    """For every module in turn, both models are run from the audio on; positions are refitted first, over all pairs of frames."""
     groups = find_groups(teacher, width="width" in plan.kept)
     kept = plan.resolved(groups).kept
     layers = groups.family.layers
@@ -150,6 +151,25 @@ def refit_by_definition(
             closing = student.get_submodule(f"{layers}.{index}.{groups.family.closing}")
             width = list(kept.get("width", range(len(taught.weight))))
             closing.load_state_dict({name: value[width] for name, value in taught.state_dict().items()})
+    longest = max(batches, key=lambda batch: batch["attention_mask"].shape[1])
+    for path in groups.selects:
+        home = next((home for home in moved if path.startswith(home)), None)
+        if home is None or not isinstance(
+            student.get_submodule(moved[home] + "self_attn"), RelativeAttention
+        ):
+            continue
+        taught, module = teacher.get_submodule(path), student.get_submodule(path.replace(home, moved[home]))
+        seen = capture(teacher, longest, {"x": (taught, "input"), "y": (taught, "output")})
+        frames = (len(seen["x"]) + 1) // 2
+        pairs = [frames - 1 - one + other for one in range(frames) for other in range(frames)]
+        rows = kept_positions(groups.tensors[f"{path}.weight"].dims[0], kept)
+        y = seen["y"] if rows is None else seen["y"][:, rows]
+        free = torch.nn.Linear(len(module.columns), y.shape[1], dtype=y.dtype)
+        free.weight.copy_(module.weight)
+        regression = Regression(free, reconstruction.POSITION_RIDGES)
+        regression.add(seen["x"][:, module.columns][pairs], y[pairs])
+        regression.solve()
+        module.weight.copy_(free.weight)
     for path, _ in list(teacher.named_modules()):
         if path in sites and not path.startswith(layers):
             taught, module = teacher.get_submodule(path), student.get_submodule(path)
@@ -246,8 +266,9 @@ def test_removed_copies_are_made_up_for_exactly(make: MakeRecognizer, family: st
     recognizer = make(family)
     teacher, batches = recognizer.model, speech(recognizer)
     groups = find_groups(teacher)
-    # Half of a query and half of a key lose their product, which no single layer can make up for.
-    names = [name for name, group in groups.items() if group.size > 1 and group.kind != "query/key width"]
+    # Half of a query and half of a key lose their product, which no single layer can make up for; columns of a table are no copies.
+    others = ("query/key width", "position features")
+    names = [name for name, group in groups.items() if group.size > 1 and group.kind not in others]
     assert len({groups[name].kind for name in names}) >= 3
     plan = double_units(teacher, groups, names)
     student = slice_model(teacher, plan)
@@ -265,6 +286,26 @@ def test_the_consumer_of_removed_copies_counts_the_rest_twice(make: MakeRecogniz
     reconstruct(student, teacher, plan, batches, ridges=[1e-12])
     after = student.encoder.layers[0].feed_forward1.linear2.weight
     assert torch.allclose(after, 2 * before, atol=1e-6)
+
+
+def test_positions_need_no_more_features_than_there_are_distances(make: MakeRecognizer) -> None:
+    recognizer = make("conformer", width=32)
+    teacher, batches = recognizer.model, speech(recognizer, (6, 5), (7,))
+    before = teacher.encoder.layers[0].self_attn.relative_k_proj
+    seen = capture(teacher, batches[1], {"table": (before, "input"), "y": (before, "output")})
+    columns = range(len(seen["table"]))
+    plan = PruningPlan.keep(find_groups(teacher), {"layers.0.self_attn.positions": columns})
+    student = slice_model(teacher, plan)
+
+    @torch.no_grad()
+    def off() -> float:
+        """How far positions are off, but for what is the same for all of them."""
+        apart = student.encoder.layers[0].self_attn.relative_k_proj(seen["table"]) - seen["y"]
+        return float((apart - apart.mean(0)).abs().max() / seen["y"].abs().max())
+
+    assert off() > 1e-2
+    reconstruct(student, teacher, plan, batches)
+    assert off() < 1e-3
 
 
 @in_every_family

@@ -264,6 +264,26 @@ def test_frames_that_are_not_blank_count_more(make_recognizer: MakeRecognizer) -
     assert torch.allclose(statistics.layers[path].mean, expected, rtol=1e-5)
 
 
+def test_distances_count_as_often_as_they_occur_and_have_gradients(make_recognizer: MakeRecognizer) -> None:
+    recognizer = make_recognizer("conformer")
+    path = "encoder.layers.0.self_attn.relative_k_proj"
+    waveforms = [noise(0.6), noise(0.4)]
+    kinds: frozenset[Kind] = frozenset({"gram", "metric"})
+    found = collect(recognizer, find_groups(recognizer.model), waveforms, kinds=kinds).layers[path]
+    rows, frames = [], 0
+    for waveform in waveforms:
+        table, _, logits = captured(recognizer, path, waveform)
+        length = logits.shape[1]
+        frames += length
+        rows += [table[length - 1 - one + other] for one in range(length) for other in range(length)]
+    pairs = torch.stack(rows)
+    close(found.mean, pairs.mean(0))
+    close(found.gram, pairs.T @ pairs / len(pairs))
+    assert found.positions == (2 * frames - len(waveforms)) / frames
+    assert found.metric is not None
+    assert float(found.metric.trace()) > 0
+
+
 @pytest.mark.parametrize(
     ("family", "settings"),
     [

@@ -27,6 +27,7 @@ def test_a_conformer_has_the_groups_of_its_layers_and_of_its_front_end(make_mode
         "layers.0.self_attn.heads": 4,
         "layers.0.self_attn.query_key": 4,
         "layers.0.self_attn.value": 4,
+        "layers.0.self_attn.positions": 16,
         "layers.0.conv": 1,
         "layers.0.conv.channels": 16,
         "layers.0.feed_forward2": 1,
@@ -67,6 +68,7 @@ def test_a_gate_sits_where_the_units_are_consumed(make_model: MakeModel) -> None
         ("layers.1.self_attn.k_proj", "output"),
         ("layers.1.self_attn.relative_k_proj", "output"),
     ]
+    assert where("layers.1.self_attn.positions") == [("layers.1.self_attn.relative_k_proj", "input")]
     assert where("layers.1.conv.channels") == [("layers.1.conv.pointwise_conv2", "input")]
     assert where("layers.1.conv") == [("layers.1.conv", "output")]
     assert where("layers.1") == [("layers.1", "layer")]

@@ -119,13 +119,17 @@ def test_layers_close_up_and_the_configuration_counts_them(make_model: MakeModel
     assert torch.equal(sliced.encoder.layers[1].norm_out.weight, model.encoder.layers[2].norm_out.weight)
 
 
-def test_positions_keep_the_columns_of_the_width_that_stays(make_model: MakeModel) -> None:
-    model = make_model("conformer", layers=1)
-    once = cut(model, {"width": range(0, 16, 2)})
-    twice = cut(once, {"width": [1, 3]})
-    projection = twice.encoder.layers[0].self_attn.relative_k_proj
-    assert projection.columns == [2, 6]
-    assert torch.equal(projection.weight, model.encoder.layers[0].self_attn.relative_k_proj.weight[:, [2, 6]])
+def test_each_layer_reads_columns_of_its_own_of_the_table_of_positions(make_model: MakeModel) -> None:
+    model = make_model("conformer", layers=2)
+    once = cut(model, {"layers.0.self_attn.positions": range(0, 16, 2), "layers.1.self_attn.positions": [5]})
+    twice = cut(once, {"layers.0.self_attn.positions": [1, 3]})
+    for index, columns in enumerate([[2, 6], [5]]):
+        before, after = (each.encoder.layers[index].self_attn.relative_k_proj for each in (model, twice))
+        assert after.columns == columns
+        assert torch.equal(after.weight, before.weight[:, columns])
+    # The table is as wide as it was, however wide the residual stream is.
+    narrower = cut(model, {"width": range(0, 16, 2)})
+    assert narrower.encoder.layers[0].self_attn.relative_k_proj.in_features == 16
 
 
 @pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
-from secateur.models.conformer import frame_mask
+from secateur.models.conformer import frame_mask, pairs_by_distance
 from secateur.pruning.capture import Side, answering, capture, first_of
 from secateur.pruning.regression import Regression
 from secateur.pruning.settling import settle
@@ -41,9 +41,11 @@ from secateur.recognizer import Inputs
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import BranchLayout, Groups, find_groups
 from secateur.structure.plan import PruningPlan
-from secateur.structure.surgery import Constant
+from secateur.structure.surgery import Constant, SelectingLinear
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+# Positions are known and not heard: there is nothing to learn by heart.
+POSITION_RIDGES = (1e-6,)
 # Every so manieth utterance is held out to choose among them.
 HELD_OUT = 4
 # Positions (frames; of a convolution over time and frequency, both) that a module of the front-end is refitted on, for
@@ -232,6 +234,7 @@ class Reconstruction:
 
     def _refit_layer(self, layer: nn.Module, path: str, *gone: str) -> None:
         """Refit the modules of one layer one after the other, and take both streams past it and the gone layers behind it."""
+        self._refit_positions(layer, path)
         branches = self._branches(path)
         targets = self._pass_teacher(path, branches)
         if gone:
@@ -266,6 +269,30 @@ class Reconstruction:
                 self.student_stream[index] = run(index)
         known.clear()
         self._settle(list(layer.parameters()), run)
+
+    def _refit_positions(self, layer: nn.Module, path: str) -> None:
+        """Refit what reads fewer columns of the table of relative positions, which is the same whatever is heard.
+
+        Distances count as often as they occur. What is added to all of them alike moves no softmax, so it is left out.
+        """
+        longest = max(range(len(self.calls)), key=lambda index: self.teacher_stream[index].shape[1])
+        args, kwargs = self.calls[longest]
+        for local, module in layer.named_modules():
+            if not isinstance(module, SelectingLinear):
+                continue
+            before = self.teacher.get_submodule(f"{path}.{local}")
+            taps: dict[str, tuple[nn.Module, Side]] = {"table": (before, "input"), "y": (before, "output")}
+            seen = capture(
+                self.teacher.get_submodule(path), kwargs, taps, self.teacher_stream[longest], *args
+            )
+            rows = kept_positions(self.groups.tensors[f"{path}.{local}.weight"].dims[0], self.kept)
+            x, y = seen["table"][:, module.columns], seen["y"] if rows is None else seen["y"][:, rows]
+            share = pairs_by_distance(len(x)).to(x)[:, None]
+            share = share / share.sum()
+            x, y = ((each - (share * each).sum(0)) * share.sqrt() for each in (x, y))
+            regression = Regression(module, POSITION_RIDGES)
+            regression.add(x, y)
+            regression.solve()
 
     def _settle_front(self) -> None:
         """Settle what comes before the layers."""

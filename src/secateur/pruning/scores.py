@@ -215,7 +215,8 @@ def obs(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[
             continue
         site = next(site for site in group.sites if site.side == "input")
         weight = _weight(model, site.module)
-        has_bias = model.get_submodule(site.module).bias is not None
+        # What is added to all positions alike moves no softmax.
+        has_bias = model.get_submodule(site.module).bias is not None or site.module in groups.selects
         blocks = torch.stack([_positions(site, name, unit) for unit in range(group.size)])
         taps = weight.shape[1] // size(site.dim)
         blocks = (blocks[..., None] * taps + torch.arange(taps)).flatten(1)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import SecateurError
+from secateur.models.conformer import pairs_by_distance
 from secateur.pruning.ablation import Ablation, Ablator, ablate, remove_layers
 from secateur.recognizer import WINDOW_SECONDS, Recognizer
 from secateur.speech.audio import Waveform
@@ -240,7 +241,10 @@ class _Collector:
         weight = 1.0 + speech_weight * (1.0 - blank)
         self.frames += len(logits)
         for path, (rows, time) in self._rows.items():
-            self._add_rows(path, rows, weight[(time * len(weight)).long()])
+            # Relative positions are of no time, and count as often as they occur.
+            positions = path in self.groups.selects
+            counts = pairs_by_distance(len(rows)) if positions else weight[(time * len(weight)).long()]
+            self._add_rows(path, rows, counts.to(rows.device))
         self._rows.clear()
         if self.needs_gradients:
             logs = (_precise(logits) / temperature).log_softmax(-1)
@@ -281,6 +285,9 @@ class _Collector:
         self._rows[path] = rows, time
         if "metric" not in self.kinds or path not in self.sole:
             return None
+        if output.is_leaf:
+            # What is made of positions alone leads back to nothing that has a gradient.
+            output.requires_grad_()
         hook = output.register_hook(partial(self._add_metric, path, chosen))  # type: ignore[no-untyped-call]
         self._hooks.append(hook)
         # wav2vec 2.0 writes zeros into the output, and with them its hooks would be lost.

@@ -21,6 +21,7 @@ BRIEF = {
     "attention": "attn",
     "conv": "conv",
     "query_key": "q/k",
+    "positions": "pos",
     "channels": "chan",
 }
 """The same where there is little room."""

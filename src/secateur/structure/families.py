@@ -33,7 +33,7 @@ CONFORMER_LAYERS = under(
         "self_attn.k_proj": "(heads qk) width",
         "self_attn.v_proj": "(heads v) width",
         "self_attn.o_proj": "width (heads v)",
-        "self_attn.relative_k_proj": "(heads qk) width",
+        "self_attn.relative_k_proj": "(heads qk) positions",
         "self_attn.bias_u": "heads qk",
         "self_attn.bias_v": "heads qk",
         "conv.pointwise_conv1": "(2 channels) width 1",
@@ -114,6 +114,8 @@ def conformer(subsampling: str, front_end: Mapping[str, str]) -> Family:
                 min_units=1,
             ),
             "layers.{i}.self_attn.value": Units("v", "value width", min_units=1),
+            # Sines and cosines of the distance: a layer reads those that it keeps of the table that all share.
+            "layers.{i}.self_attn.positions": Units("positions", "position features", min_units=1),
             "width": Units("width", "residual width", min_units=1, on_request=True),
         },
         branches=conformer_branches(pair=False),

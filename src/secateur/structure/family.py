@@ -61,7 +61,7 @@ class Family:
         layer_count: where the configuration has their number.
         closing: the norm of each layer that its residual stream goes through last; None if it leaves the last sum as it is.
         attributes: numbers that modules hold, by module and attribute, as expressions.
-        selects: modules whose input is no pruned stream but a constant table, of which they read the kept columns.
+        selects: modules whose input is no pruned stream but a table of relative positions, of which they read the kept columns.
         products: pairs of modules whose outputs meet: one multiply-accumulate for every output of the second module and
             every pair of their positions.
     """

@@ -99,7 +99,7 @@ class Groups(Mapping[str, Group]):
         layers: paths of the layers, by group.
         min_layers: layers that must stay.
         attributes: numbers that modules hold, by module and attribute.
-        selects: modules that read the kept columns of a constant input.
+        selects: modules that read the kept columns of a table of relative positions.
     """
 
     groups: Mapping[str, Group]
