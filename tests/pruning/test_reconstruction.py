@@ -23,11 +23,9 @@ from secateur.pruning.reconstruction import (
     alike,
     consumer_of,
     front_lengths,
-    outputs,
     reconstruct,
-    windows,
 )
-from secateur.pruning.regression import Regression
+from secateur.pruning.regression import Regression, outputs, windows
 from secateur.recognizer import Recognizer
 from secateur.speech.corpus import open_corpus
 from secateur.speech.sampling import sample_batches

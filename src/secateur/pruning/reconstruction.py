@@ -11,6 +11,8 @@ is what brings the pruned model's stream back to the unpruned one's:
 
     target = y_teacher + (stream_teacher - stream_student) / scale.
 
+Before that, a layer that reads fewer columns of the table of relative positions than it did is refitted to put out the same for every distance.
+
 A layer that stands before layers that are gone stands in for them: its last module aims at the stream as it is behind the last
 module of the last of these, whose closing norm it takes over, where layers have one.
 
@@ -28,14 +30,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask, pairs_by_distance
 from secateur.pruning.capture import Side, answering, capture, first_of
-from secateur.pruning.regression import Regression
+from secateur.pruning.regression import Regression, outputs, windows
 from secateur.pruning.settling import settle
 from secateur.recognizer import Inputs
 from secateur.structure.axes import kept_positions
@@ -442,22 +443,6 @@ def front_lengths(model: nn.Module, batch: Inputs, last: nn.Module | None = None
         if module is last or isinstance(module, nn.Linear):
             break
     return lengths
-
-
-def windows(module: nn.Module, x: Tensor) -> Tensor:
-    """What a module sees at each position of its output: [batch, frames, (frequencies), inputs and taps...], a view."""
-    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        return x
-    assert not isinstance(module.padding, str)
-    x = F.pad(x, [edge for padding in reversed(module.padding) for edge in (padding, padding)])
-    for dim, (taps, stride) in enumerate(zip(module.kernel_size, module.stride, strict=True), start=2):
-        x = x.unfold(dim, taps, stride)
-    return x.movedim(1, len(module.kernel_size) + 1)
-
-
-def outputs(module: nn.Module, y: Tensor) -> Tensor:
-    """What a module puts out at each position: [batch, frames, (frequencies), outputs], a view."""
-    return y.movedim(1, -1) if isinstance(module, (nn.Conv1d, nn.Conv2d)) else y
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ridge regression of a layer from sums over frames, so that no frame needs to be kept."""
+"""Ridge regression of a layer from sums over frames, so that no frame needs to be kept; and what such frames are of a convolution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.structure.surgery import Constant
@@ -153,3 +154,19 @@ class _Sums:
         return _Moments(
             self.count, xx.addr(x, mean_x, alpha=-1), xy.addr(x, mean_y, alpha=-1), mean_x, mean_y
         )
+
+
+def windows(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module sees at each position of its output: [batch, frames, (frequencies), inputs and taps...], a view."""
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return x
+    assert not isinstance(module.padding, str)
+    x = F.pad(x, [edge for padding in reversed(module.padding) for edge in (padding, padding)])
+    for dim, (taps, stride) in enumerate(zip(module.kernel_size, module.stride, strict=True), start=2):
+        x = x.unfold(dim, taps, stride)
+    return x.movedim(1, len(module.kernel_size) + 1)
+
+
+def outputs(module: nn.Module, y: Tensor) -> Tensor:
+    """What a module puts out at each position: [batch, frames, (frequencies), outputs], a view."""
+    return y.movedim(1, -1) if isinstance(module, (nn.Conv1d, nn.Conv2d)) else y
