@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 import secateur
 from secateur.errors import SecateurError
 from secateur.models.conformer import RelativeAttention
-from secateur.pruning import reconstruction
+from secateur.pruning import front_end, reconstruction
 from secateur.pruning.capture import capture
+from secateur.pruning.front_end import front_lengths
 from secateur.pruning.reconstruction import (
     Inputs,
     alike,
     consumer_of,
-    front_lengths,
     reconstruct,
 )
 from secateur.pruning.regression import Regression, outputs, windows
@@ -229,7 +229,7 @@ def refit_by_definition(
 def test_it_does_what_its_definition_says(
     make: MakeRecognizer, family: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconstruction, "ROWS_PER_INPUT", 10**9)
+    monkeypatch.setattr(front_end, "ROWS_PER_INPUT", 10**9)
     recognizer = make(family, layers=3)
     teacher, batches = recognizer.model, speech(recognizer)
     first, *_, last = [name for name in find_groups(teacher).branches if name.startswith("layers.1.")]
@@ -323,7 +323,7 @@ def test_a_random_plan_is_nearer_to_the_teacher_afterwards(
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "norm over time" not in name])
 def test_padding_never_counts(make: MakeRecognizer, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recognizer = make(family)
-    monkeypatch.setattr(reconstruction, "ROWS_PER_INPUT", 10**9)
+    monkeypatch.setattr(front_end, "ROWS_PER_INPUT", 10**9)
     teacher = recognizer.model
     plan = random_plan(find_groups(teacher), 0)
     padded, alone = slice_model(teacher, plan), slice_model(teacher, plan)
@@ -521,7 +521,7 @@ def test_what_steps_bring_no_nearer_stays_as_it_was_refitted(
 def test_a_seed_decides_everything_that_is_drawn(
     make: MakeRecognizer, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconstruction, "ROWS_PER_INPUT", 2)
+    monkeypatch.setattr(front_end, "ROWS_PER_INPUT", 2)
     recognizer = make(family)
     teacher, batches = recognizer.model, speech(recognizer)
     plan = random_plan(find_groups(teacher), 0)

@@ -36,7 +36,8 @@ from transformers import PreTrainedModel
 from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask, pairs_by_distance
 from secateur.pruning.capture import Side, answering, capture, first_of
-from secateur.pruning.regression import Regression, outputs, windows
+from secateur.pruning.front_end import FrontEnd, front_lengths
+from secateur.pruning.regression import Regression, outputs, parts, windows
 from secateur.pruning.settling import settle
 from secateur.recognizer import Inputs
 from secateur.structure.axes import kept_positions
@@ -49,9 +50,6 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 POSITION_RIDGES = (1e-6,)
 # Every so manieth utterance is held out to choose among them.
 HELD_OUT = 4
-# Positions (frames; of a convolution over time and frequency, both) that a module of the front-end is refitted on, for
-# each of its inputs. Early ones have many more than that.
-ROWS_PER_INPUT = 30
 
 
 @torch.no_grad()
@@ -124,19 +122,26 @@ class Reconstruction:
         self.teacher_stream: list[Tensor] = []
 
     def run(self, progress: Callable[[float], object]) -> None:
-        front = self._front_consumers()
-        stages = len(front) + len(self.groups.layers)
-        taught = self._hear_teacher(front)
-        for done, path in enumerate(front, start=1):
-            self._refit_front(path, taught.pop(path))
+        front = FrontEnd(
+            self.student,
+            self.teacher,
+            self.groups,
+            self.kept,
+            self.batches,
+            self.held_out,
+            self.ridges,
+            self.generator,
+        )
+        stages = len(front.modules) + len(self.groups.layers)
+        for done, _ in enumerate(front.refit(), start=1):
             progress(done / stages)
-        self._hear_student()
-        if front:
+        self._hear_both()
+        if front.modules:
             self._settle_front()
         first, *stretches = self._stretches()
         for path in first:
             self._pass_teacher(path, [])
-        done = len(front) + len(first)
+        done = len(front.modules) + len(first)
         for layer, stretch in zip(
             self.student.get_submodule(self.groups.family.layers), stretches, strict=True
         ):
@@ -153,79 +158,19 @@ class Reconstruction:
             stretches[-1].append(path)
         return stretches
 
-    def _front_consumers(self) -> list[str]:
-        """Modules before the layers whose inputs lost units, in the order of computation."""
-        inner = f"{self.groups.family.layers}."
-        modules = {
-            site.module
-            for name in self.kept
-            for site in self.groups[name].sites
-            if site.side == "input" and name != "width" and not site.module.startswith(inner)
-        }
-        return [path for path, _ in self.teacher.named_modules() if path in modules]
-
-    def _hear_teacher(self, front: Sequence[str]) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """Bring the teacher's stream to the first layer.
-
-        Returns:
-            For modules of the front-end, for each batch, positions drawn (true in [batch, frames, (frequencies)]) and what
-            the teacher's module puts out there, [positions, channels that stay].
-        """
-        modules = {path: self.teacher.get_submodule(path) for path in front}
-        lengths = {
-            path: [front_lengths(self.teacher, batch, module) for batch in self.batches]
-            for path, module in modules.items()
-        }
-        taught: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in front}
-        first = self.teacher.get_submodule(f"{self.groups.family.layers}.0")
-        taps: dict[str, tuple[nn.Module, Side]] = {
-            path: (module, "output") for path, module in modules.items()
-        }
-        for index, batch in enumerate(self.batches):
-            seen = capture(self.teacher, batch, {**taps, "stream": (first, "input")})
-            self.teacher_stream.append(seen["stream"])
-            for path, module in modules.items():
-                y = outputs(module, seen[path])
-                channels = kept_positions(self.groups.tensors[f"{path}.weight"].dims[0], self.kept)
-                wanted = ROWS_PER_INPUT * self.student.get_parameter(f"{path}.weight")[0].numel()
-                frames = sum(int(each.sum()) for each in lengths[path])
-                share = wanted / (frames * y[0, 0, ..., 0].numel())
-                rows = self._draw(y.shape[:-1], lengths[path][index], share)
-                y = y[rows]
-                taught[path].append((rows, y if channels is None else y[:, channels]))
-        return taught
-
-    def _draw(self, shape: Sequence[int], lengths: Tensor, share: float) -> Tensor:
-        """A share of the positions that are no padding: [batch, frames, (frequencies)]."""
-        real = frame_mask(lengths, shape[1])
-        real = real.reshape(*real.shape, *[1] * (len(shape) - 2))
-        return real & (torch.rand(shape, generator=self.generator) < share).to(real.device)
-
-    def _parts(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of positions in a batch, [batch, frames, ...], those to fit on and those held out."""
-        held_out = self.held_out[index].to(rows.device).reshape(-1, *[1] * (rows.dim() - 1))
-        return rows & ~held_out, rows & held_out
-
-    def _refit_front(self, path: str, taught: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Bring the output of a module of the front-end back to what the teacher's is, on the channels that stay."""
-        module = self.student.get_submodule(path)
-        regression = Regression(module, self.ridges)
-        for index, (rows, y) in enumerate(taught):
-            x = windows(module, capture(self.student, self.batches[index], {"x": (module, "input")})["x"])
-            for held_out, part in enumerate(self._parts(index, rows)):
-                regression.add(x[part].flatten(1), y[part[rows]], held_out=bool(held_out))
-        regression.solve()
-
-    def _hear_student(self) -> None:
-        """Bring the student's stream to the first layer, and see what else the layers are called with."""
-        first = self.student.get_submodule(f"{self.groups.family.layers}.0")
-        for index, batch in enumerate(self.batches):
+    def _hear_both(self) -> None:
+        """Bring both streams to the first layer, and see what else the student's layers are called with."""
+        first, taught = (
+            model.get_submodule(f"{self.groups.family.layers}.0") for model in (self.student, self.teacher)
+        )
+        for batch, held_out in zip(self.batches, self.held_out, strict=True):
+            self.teacher_stream.append(capture(self.teacher, batch, {"stream": (taught, "input")})["stream"])
             args, kwargs = capture(self.student, batch, {"call": (first, "call")})["call"]
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             self.student_stream.append(args[0] if args else kwargs["hidden_states"])
             self.calls.append((args[1:], rest))
             real = frame_mask(front_lengths(self.student, batch), self.student_stream[-1].shape[1])
-            self.frames.append([part.flatten().nonzero()[:, 0] for part in self._parts(index, real)])
+            self.frames.append([part.flatten().nonzero()[:, 0] for part in parts(real, held_out)])
 
     def _branches(self, path: str) -> list[BranchLayout]:
         """The modules of one of the teacher's layers, in the order of computation."""
@@ -427,22 +372,6 @@ def consumer_of(groups: Groups, branch: BranchLayout) -> str:
     """
     sites = (site for name in branch.units for site in groups[name].sites)
     return next((site.module for site in sites if site.side == "input"), branch.path)
-
-
-def front_lengths(model: nn.Module, batch: Inputs, last: nn.Module | None = None) -> Tensor:
-    """Frames of each utterance that are no padding, [batch], at the output of a module of the front-end, or of all of it.
-
-    A front-end is convolutions one after the other, as far as the model's first linear layer.
-    """
-    lengths = batch["attention_mask"].sum(-1)
-    for module in model.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-            assert not isinstance(module.padding, str)
-            covered = lengths + 2 * module.padding[0] - module.kernel_size[0]
-            lengths = covered // module.stride[0] + 1
-        if module is last or isinstance(module, nn.Linear):
-            break
-    return lengths
 
 
 @contextmanager

@@ -170,3 +170,9 @@ def windows(module: nn.Module, x: Tensor) -> Tensor:
 def outputs(module: nn.Module, y: Tensor) -> Tensor:
     """What a module puts out at each position: [batch, frames, (frequencies), outputs], a view."""
     return y.movedim(1, -1) if isinstance(module, (nn.Conv1d, nn.Conv2d)) else y
+
+
+def parts(rows: Tensor, held_out_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Of positions in a batch, [batch, frames, ...], those to fit on and those of utterances that are held out."""
+    held_out = held_out_B.to(rows.device).reshape(-1, *[1] * (rows.dim() - 1))
+    return rows & ~held_out, rows & held_out
