@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import secateur
 from secateur.errors import SecateurError
 from secateur.pruning import statistics as module
+from secateur.pruning.positions import every_distance
 from secateur.pruning.statistics import Kind, Statistics, collect, consumers
 from secateur.recognizer import Recognizer, Waveform
 from secateur.speech.audio import read_audio
@@ -264,24 +265,23 @@ def test_frames_that_are_not_blank_count_more(make_recognizer: MakeRecognizer) -
     assert torch.allclose(statistics.layers[path].mean, expected, rtol=1e-5)
 
 
-def test_distances_count_as_often_as_they_occur_and_have_gradients(make_recognizer: MakeRecognizer) -> None:
+def test_positions_are_known_whatever_is_heard_and_what_they_matter_is_not(
+    make_recognizer: MakeRecognizer,
+) -> None:
     recognizer = make_recognizer("conformer")
     path = "encoder.layers.0.self_attn.relative_k_proj"
-    waveforms = [noise(0.6), noise(0.4)]
     kinds: frozenset[Kind] = frozenset({"gram", "metric"})
-    found = collect(recognizer, find_groups(recognizer.model), waveforms, kinds=kinds).layers[path]
-    rows, frames = [], 0
-    for waveform in waveforms:
-        table, _, logits = captured(recognizer, path, waveform)
-        length = logits.shape[1]
-        frames += length
-        rows += [table[length - 1 - one + other] for one in range(length) for other in range(length)]
-    pairs = torch.stack(rows)
-    close(found.mean, pairs.mean(0))
-    close(found.gram, pairs.T @ pairs / len(pairs))
-    assert found.positions == (2 * frames - len(waveforms)) / frames
-    assert found.metric is not None
-    assert float(found.metric.trace()) > 0
+    groups = find_groups(recognizer.model)
+    one, other = (
+        collect(recognizer, groups, [noise(seconds)], kinds=kinds).layers[path] for seconds in (0.6, 0.4)
+    )
+    table, share = every_distance(recognizer.model)
+    close(one.mean, (share[:, None] * table).sum(0))
+    close(one.gram, torch.einsum("p,pi,pj->ij", share, table, table))
+    assert torch.equal(one.square, one.gram.diagonal())
+    assert torch.equal(one.gram, other.gram)
+    assert not torch.equal(one.metric, other.metric)
+    assert float(one.metric.trace()) > 0
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def units(layers: int = 2) -> dict[str, list[int]]:
             f"layers.{layer}.self_attn": [1, 1],
             f"layers.{layer}.self_attn.heads": [3, 4],
             f"layers.{layer}.self_attn.query_key": [8, 44],
+            f"layers.{layer}.self_attn.positions": [102, 176],
         }
     return found
 

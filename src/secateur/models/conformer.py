@@ -422,12 +422,6 @@ def relative_positions(frames: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
-def pairs_by_distance(positions: int) -> Tensor:
-    """How many pairs of frames are at each distance of `relative_positions`, [2 frames - 1]: from 1 up to ``frames`` and down again."""
-    frames = (positions + 1) // 2
-    return frames - torch.arange(1 - frames, frames).abs()
-
-
 def relative_shift(scores_BHTP: Tensor) -> Tensor:
     """From scores by distance to scores by key: out[t, s] = scores[t, T - 1 - t + s]; a view, no copy.
 

@@ -64,8 +64,8 @@ class FrontEnd:
         }
         self.modules = [path for path, _ in teacher.named_modules() if path in consumers]
 
-    def refit(self) -> Iterator[str]:
-        """Refit one module after the other; each is told when it is done."""
+    def refit(self) -> Iterator[None]:
+        """Refit one module after the other, and say when each is done."""
         taught = self._hear_teacher() if self.modules else {}
         for path in self.modules:
             module = self.student.get_submodule(path)
@@ -75,7 +75,7 @@ class FrontEnd:
                 for is_held_out, part in enumerate(parts(rows, held_out)):
                     regression.add(x[part].flatten(1), y[part[rows]], held_out=bool(is_held_out))
             regression.solve()
-            yield path
+            yield
 
     def _hear_teacher(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """For each module and batch, positions drawn, true in [batch, frames, (frequencies)], and what the teacher's puts out there, [positions, channels that stay]."""

@@ -11,7 +11,7 @@ is what brings the pruned model's stream back to the unpruned one's:
 
     target = y_teacher + (stream_teacher - stream_student) / scale.
 
-Before that, a layer that reads fewer columns of the table of relative positions than it did is refitted to put out the same for every distance.
+Before that, a layer that reads fewer position features than it did is refitted to put out the same for every distance (`positions`).
 
 A layer that stands before layers that are gone stands in for them: its last module aims at the stream as it is behind the last
 module of the last of these, whose closing norm it takes over, where layers have one.
@@ -34,20 +34,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
-from secateur.models.conformer import frame_mask, pairs_by_distance
+from secateur.models.conformer import frame_mask
 from secateur.pruning.capture import Side, answering, capture, first_of
 from secateur.pruning.front_end import FrontEnd, front_lengths
+from secateur.pruning.positions import refit_positions
 from secateur.pruning.regression import Regression, outputs, parts, windows
 from secateur.pruning.settling import settle
 from secateur.recognizer import Inputs
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import BranchLayout, Groups, find_groups
 from secateur.structure.plan import PruningPlan
-from secateur.structure.surgery import Constant, SelectingLinear
+from secateur.structure.surgery import Constant
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-# Positions are known and not heard: there is nothing to learn by heart.
-POSITION_RIDGES = (1e-6,)
 # Every so manieth utterance is held out to choose among them.
 HELD_OUT = 4
 
@@ -217,28 +216,20 @@ class Reconstruction:
         self._settle(list(layer.parameters()), run)
 
     def _refit_positions(self, layer: nn.Module, path: str) -> None:
-        """Refit what reads fewer columns of the table of relative positions, which is the same whatever is heard.
-
-        Distances count as often as they occur. What is added to all of them alike moves no softmax, so it is left out.
-        """
-        longest = max(range(len(self.calls)), key=lambda index: self.teacher_stream[index].shape[1])
-        args, kwargs = self.calls[longest]
+        """Refit what reads fewer position features than it did, unless it has learned something since it was sliced."""
         for local, module in layer.named_modules():
-            if not isinstance(module, SelectingLinear):
+            projection = f"{path}.{local}"
+            if projection not in self.groups.selects:
                 continue
-            before = self.teacher.get_submodule(f"{path}.{local}")
-            taps: dict[str, tuple[nn.Module, Side]] = {"table": (before, "input"), "y": (before, "output")}
-            seen = capture(
-                self.teacher.get_submodule(path), kwargs, taps, self.teacher_stream[longest], *args
+            rows, columns = (
+                kept_positions(dim, self.kept) for dim in self.groups.tensors[f"{projection}.weight"].dims
             )
-            rows = kept_positions(self.groups.tensors[f"{path}.{local}.weight"].dims[0], self.kept)
-            x, y = seen["table"][:, module.columns], seen["y"] if rows is None else seen["y"][:, rows]
-            share = pairs_by_distance(len(x)).to(x)[:, None]
-            share = share / share.sum()
-            x, y = ((each - (share * each).sum(0)) * share.sqrt() for each in (x, y))
-            regression = Regression(module, POSITION_RIDGES)
-            regression.add(x, y)
-            regression.solve()
+            if columns is None:
+                continue
+            before = self.teacher.get_submodule(projection)
+            weight = before.weight if rows is None else before.weight[rows]
+            if torch.equal(module.weight, weight[:, columns]):
+                refit_positions(self.teacher, module, before, weight)
 
     def _settle_front(self) -> None:
         """Settle what comes before the layers."""

@@ -1,4 +1,4 @@
-"""Ridge regression of a layer from sums over frames, so that no frame needs to be kept; and what such frames are of a convolution."""
+"""Ridge regression of a layer from sums over frames, so that no frame needs to be kept; what such frames are of a convolution, and which are held out."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.models.conformer import RelativeAttention, pairs_by_distance
+from secateur.models.conformer import RelativeAttention
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import Waveform
 
@@ -91,11 +91,12 @@ def _watching(modules: dict[str, RelativeAttention], moments: dict[str, _Moments
 def _note_queries_and_keys(sums: _Moments) -> Callable[..., None]:
     def note(attention: RelativeAttention, args: tuple[Tensor, Tensor, Tensor | None]) -> None:
         x_TD, positions_PD = args[0][0], args[1]
-        shape = (-1, attention.num_heads, attention.qk_dim)
+        frames, shape = len(x_TD), (-1, attention.num_heads, attention.qk_dim)
         q_THK = attention.q_proj(x_TD).view(shape)
         k_THK = attention.k_proj(x_TD).view(shape)
         p_PHK = attention.relative_k_proj(positions_PD).view(shape)
-        pairs_P = pairs_by_distance(len(p_PHK)).to(x_TD.device)
+        # So many pairs of frames are at each distance.
+        pairs_P = frames - torch.arange(1 - frames, frames, device=x_TD.device).abs()
         sums.queries += _second_moment(q_THK + attention.bias_u) + _second_moment(q_THK + attention.bias_v)
         sums.keys += _second_moment(k_THK, centred=True) + _second_moment(p_PHK, pairs_P, centred=True)
 

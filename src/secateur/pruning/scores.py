@@ -127,7 +127,7 @@ def mope(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict
     From MoPE-CLIP (Lin et al. 2024, arXiv 2403.07839), where it is the loss of accuracy; the divergence, in nats per
     frame, needs no transcripts. The error of modules and layers is measured, and so is that of a group of units that lies
     in no module. Inside, each unit has the share in the error that it has in the squared weights (`magnitude`), so that
-    the units by which a module lives add up to its error. The widths inside its heads are not judged.
+    the units by which a module lives add up to its error. The widths inside its heads and its position features are not judged.
     """
     errors = {name: ablation.divergence for name, ablation in statistics.ablations.items()}
     homes = {unit: home for home, branch in groups.branches.items() for unit in branch.units}

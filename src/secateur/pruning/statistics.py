@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import SecateurError
-from secateur.models.conformer import pairs_by_distance
 from secateur.pruning.ablation import Ablation, Ablator, ablate, remove_layers
+from secateur.pruning.positions import moments
 from secateur.recognizer import WINDOW_SECONDS, Recognizer
 from secateur.speech.audio import Waveform
 from secateur.structure.groups import Groups
@@ -50,7 +50,8 @@ _ABLATED: frozenset[Kind] = frozenset({"ablations", "depth"})
 class LayerStatistics:
     """What a module that consumes units was given, and what its output matters.
 
-    Inputs of convolutions are patches, [F] = channels x taps as in ``weight.flatten(1)``.
+    Inputs of convolutions are patches, [F] = channels x taps as in ``weight.flatten(1)``. Moments of relative positions are those of `positions`,
+    known without any audio.
 
     Attributes:
         positions: how often the module was applied for every output frame of the model.
@@ -241,10 +242,7 @@ class _Collector:
         weight = 1.0 + speech_weight * (1.0 - blank)
         self.frames += len(logits)
         for path, (rows, time) in self._rows.items():
-            # Relative positions are of no time, and count as often as they occur.
-            positions = path in self.groups.selects
-            counts = pairs_by_distance(len(rows)) if positions else weight[(time * len(weight)).long()]
-            self._add_rows(path, rows, counts.to(rows.device))
+            self._add_rows(path, rows, weight[(time * len(weight)).long()])
         self._rows.clear()
         if self.needs_gradients:
             logs = (_precise(logits) / temperature).log_softmax(-1)
@@ -282,7 +280,8 @@ class _Collector:
         """Keep what a module reads until the weights of the frames are known, and wait for its gradient."""
         rows, time, chosen, total = self._positions(module, args[0].detach(), output)
         self.sums[path].positions += total
-        self._rows[path] = rows, time
+        if path not in self.groups.selects:
+            self._rows[path] = rows, time
         if "metric" not in self.kinds or path not in self.sole:
             return None
         if output.is_leaf:
@@ -352,6 +351,10 @@ class _Collector:
         frames = max(self.frames, 1)
         layers = {}
         for path, sums in self.sums.items():
+            positions, metric = sums.positions / frames, _mean(sums.metric, sums.sampled)
+            if path in self.groups.selects and positions:
+                known, products = moments(self.recognizer.model, self.modules[path])
+                layers[path] = LayerStatistics(positions, known, products.diagonal(), products, metric)
             if sums.origin is None:
                 continue
             origin = sums.origin.double().cpu()
@@ -364,11 +367,11 @@ class _Collector:
                 mixed = torch.outer(origin, offset)
                 gram = gram + mixed + mixed.T + torch.outer(origin, origin)
             layers[path] = LayerStatistics(
-                positions=sums.positions / frames,
+                positions=positions,
                 mean=origin + offset,
                 square=square + 2 * origin * offset + origin.square(),
                 gram=gram,
-                metric=_mean(sums.metric, sums.sampled),
+                metric=metric,
             )
         return replace(
             found,

@@ -41,9 +41,14 @@ class SelectingLinear(nn.Linear):
     """A linear layer that reads some columns of its input: those that its pruned weight still has."""
 
     columns: list[int]
+    _index: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[..., self.columns])
+        if self._index is None or self._index.device != x.device:
+            # Once for each device, and usable where gradients are needed wherever it was first made.
+            with torch.inference_mode(False):
+                self._index = torch.tensor(self.columns, device=x.device)
+        return super().forward(x.index_select(-1, self._index))
 
 
 class LayerConfig:

@@ -36,7 +36,12 @@ def shared(folder: Path, about: Mapping[str, Any]) -> Decide:
 
 def _judgement(run: LearnedMethod, file: Path, about: Mapping[str, Any]) -> Judgement:
     """What a file holds, if it is of the same; else it is written."""
-    asked = {**about, "minutes": run.oneshot.minutes_scored, "seed": run.oneshot.seed}
+    asked = {
+        **about,
+        "groups": list(run.groups),
+        "minutes": run.oneshot.minutes_scored,
+        "seed": run.oneshot.seed,
+    }
     try:
         if file.exists() and (known := read_state(file)).get("about") == asked:
             run.schedule.found(known["seconds"])
