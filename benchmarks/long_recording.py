@@ -39,13 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--set", choices=["test", "valid"], default="test")
     parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument(
+        "--pruned", type=Path, help="what pruning left, instead of the unpruned model: a result of its own"
+    )
     options = parse(parser, arguments)
+    model = options.pruned or model_file()
 
     def measure() -> Figures:
         with TemporaryDirectory() as folder:
             recording, output = Path(folder) / "recording.wav", Path(folder) / "heard.json"
             joined = join(open_corpus(speech(options.set), limit=options.limit), options.seconds, recording)
-            command = [sys.executable, "-m", "secateur", "transcribe", str(model_file()), str(recording)]
+            command = [sys.executable, "-m", "secateur", "transcribe", str(model), str(recording)]
             command += ["--json", str(output), "--quiet"]
             command += ["--threads", str(options.threads)] if options.threads else []
             # While this process is small, since the new one starts from its memory.
@@ -53,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             heard = json.loads(output.read_text(encoding="utf-8"))[0]
 
         from secateur import evaluate, load
+        from secateur.structure.counting import parameters
 
-        alone = evaluate(load(model_file()), Corpus(lambda: iter(joined)))
+        recognizer = load(model)
+        alone = evaluate(recognizer, Corpus(lambda: iter(joined)))
         prepare = normaliser("basic")
         reference = prepare(" ".join(utterance.text or "" for utterance in joined))
         whole = total(word_counts([reference], [prepare(heard["text"])]))
@@ -62,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "audio_seconds": heard["seconds"],
             "seconds": ran.seconds,
             "peak_memory_mb": ran.peak_memory_mb,
+            "parameters": parameters(recognizer.model),
             "wer": whole.rate,
             "substitutions": whole.substitutions,
             "deletions": whole.deletions,
@@ -69,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "utterances": scores(alone),
         }
 
-    record("long_recording", measure, options, benchmark="benchmarks.long_recording")
+    name = "long_recording_pruned" if options.pruned else "long_recording"
+    record(name, measure, options, benchmark="benchmarks.long_recording")
 
 
 if __name__ == "__main__":

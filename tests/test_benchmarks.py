@@ -105,6 +105,8 @@ def test_a_long_recording_is_transcribed_in_a_process_of_its_own(run: Run) -> No
     assert figures["audio_seconds"] == pytest.approx(3.75)  # 1 + 1.25 + 1.5: the first sum above 3
     assert figures["utterances"]["utterances"] == 3
     assert 50 < figures["peak_memory_mb"] < 5000
+    again = run("long_recording", "--seconds", 1, "--pruned", MODEL)["long_recording_pruned"]["figures"]
+    assert again["parameters"] > figures["parameters"]
 
 
 def test_pruning_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> None:
