@@ -188,18 +188,17 @@ def speed(results: Results) -> str:
                 f"{figures['seconds']['alone']:.0f} s; {' against '.join(dtypes)})."
             )
     if figures := results.figures("long_recording"):
-        pruned = results.figures("long_recording_pruned")
-        lines.append(
+        said = (
             f"A recording of {figures['audio_seconds'] / 60:.0f} minutes is transcribed within "
             f"{figures['peak_memory_mb'] / 1e3:.2f} GB of memory, at {percent(figures['wer'])} WER against "
             f"{percent(figures['utterances']['wer'])} for its utterances one by one."
-            + (
+        )
+        if pruned := results.figures("long_recording_pruned"):
+            said += (
                 f" Pruned to {pruned['parameters'] / 1e6:.2f} M parameters, in one shot, the model has {percent(pruned['wer'])} against "
                 f"{percent(pruned['utterances']['wer'])}."
-                if pruned
-                else ""
             )
-        )
+        lines.append(said)
     if figures := results.figures("encoder_time"):
         dense, sliced = (1e3 * figures[name]["median"] for name in ("dense", "sliced"))
         lines.append(

@@ -305,10 +305,11 @@ def test_uniform_keeps_the_same_fraction_of_every_group(make_recognizer: MakeRec
     kept = {
         name: len(units) / groups[name].size for name, units in plan.kept.items() if groups[name].size >= 40
     }
-    # A group may have got back what still fits.
-    *most, largest = sorted(kept.values())
-    assert most[-1] - most[0] <= 1 / 40 + 1e-9
-    assert largest - most[0] <= 4 / 40
+    # What still fits is given back, and position features are so cheap that some of one group do.
+    *positions, largest = sorted(share for name, share in kept.items() if name.endswith("positions"))
+    others = [share for name, share in kept.items() if not name.endswith("positions")]
+    assert max(*positions, *others) - min(*positions, *others) <= 1 / 40 + 1e-9
+    assert 0 <= largest - min(others) <= 3 / 40 + 1e-9
     assert not any(groups[name].size == 1 for name in plan.kept)
 
 

@@ -1,4 +1,4 @@
-"""The front-end of a pruned model, refitted: convolutions, and what reads the last of them, before there is a residual stream.
+"""The front-end of a pruned model, refitted: convolutions, and what reads the last of them, where the residual stream begins.
 
 Each module whose inputs lost channels is brought back to what the unpruned model's puts out, on the channels that stay, one after the
 other in the order of computation, so that each makes up for those before it.
@@ -39,6 +39,7 @@ class FrontEnd:
 
     Attributes:
         modules: paths of the modules, in the order of computation.
+        teacher_stream: the teacher's input of the first layer for each batch, [batch, frames, width], once refitting has begun.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class FrontEnd:
             if site.side == "input" and name != "width" and not site.module.startswith(inner)
         }
         self.modules = [path for path, _ in teacher.named_modules() if path in consumers]
+        self.teacher_stream: list[Tensor] = []
 
     def refit(self) -> Iterator[None]:
         """Refit one module after the other, and say when each is done."""
-        taught = self._hear_teacher() if self.modules else {}
+        taught = self._hear_teacher()
         for path in self.modules:
             module = self.student.get_submodule(path)
             regression = Regression(module, self.ridges)
@@ -78,27 +80,36 @@ class FrontEnd:
             yield
 
     def _hear_teacher(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """For each module and batch, positions drawn, true in [batch, frames, (frequencies)], and what the teacher's puts out there, [positions, channels that stay]."""
+        """Bring the teacher's stream to the first layer.
+
+        Returns:
+            For each module and batch, positions drawn (true in [batch, frames, (frequencies)]) and what the teacher's module puts out there,
+            [positions, channels that stay].
+        """
         modules = {path: self.teacher.get_submodule(path) for path in self.modules}
+        first = self.teacher.get_submodule(f"{self.groups.family.layers}.0")
         taps: dict[str, tuple[nn.Module, Side]] = {
             path: (module, "output") for path, module in modules.items()
+        }
+        channels = {
+            path: kept_positions(self.groups.tensors[f"{path}.weight"].dims[0], self.kept) for path in modules
         }
         lengths = {
             path: [front_lengths(self.teacher, batch, module) for batch in self.batches]
             for path, module in modules.items()
         }
+        frames = {path: sum(int(each.sum()) for each in found) for path, found in lengths.items()}
         taught: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in modules}
         for index, batch in enumerate(self.batches):
-            seen = capture(self.teacher, batch, taps)
+            seen = capture(self.teacher, batch, {**taps, "stream": (first, "input")})
+            self.teacher_stream.append(seen["stream"])
             for path, module in modules.items():
                 y = outputs(module, seen[path])
-                channels = kept_positions(self.groups.tensors[f"{path}.weight"].dims[0], self.kept)
                 wanted = ROWS_PER_INPUT * self.student.get_parameter(f"{path}.weight")[0].numel()
-                frames = sum(int(each.sum()) for each in lengths[path])
-                share = wanted / (frames * y[0, 0, ..., 0].numel())
+                share = wanted / (frames[path] * y[0, 0, ..., 0].numel())
                 rows = self._draw(y.shape[:-1], lengths[path][index], share)
-                y = y[rows]
-                taught[path].append((rows, y if channels is None else y[:, channels]))
+                stay, y = channels[path], y[rows]
+                taught[path].append((rows, y if stay is None else y[:, stay]))
         return taught
 
     def _draw(self, shape: Sequence[int], lengths: Tensor, share: float) -> Tensor:

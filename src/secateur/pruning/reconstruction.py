@@ -134,7 +134,8 @@ class Reconstruction:
         stages = len(front.modules) + len(self.groups.layers)
         for done, _ in enumerate(front.refit(), start=1):
             progress(done / stages)
-        self._hear_both()
+        self.teacher_stream = front.teacher_stream
+        self._hear_student()
         if front.modules:
             self._settle_front()
         first, *stretches = self._stretches()
@@ -157,13 +158,10 @@ class Reconstruction:
             stretches[-1].append(path)
         return stretches
 
-    def _hear_both(self) -> None:
-        """Bring both streams to the first layer, and see what else the student's layers are called with."""
-        first, taught = (
-            model.get_submodule(f"{self.groups.family.layers}.0") for model in (self.student, self.teacher)
-        )
+    def _hear_student(self) -> None:
+        """Bring the student's stream to the first layer, and see what else the layers are called with."""
+        first = self.student.get_submodule(f"{self.groups.family.layers}.0")
         for batch, held_out in zip(self.batches, self.held_out, strict=True):
-            self.teacher_stream.append(capture(self.teacher, batch, {"stream": (taught, "input")})["stream"])
             args, kwargs = capture(self.student, batch, {"call": (first, "call")})["call"]
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             self.student_stream.append(args[0] if args else kwargs["hidden_states"])

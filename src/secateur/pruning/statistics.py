@@ -352,9 +352,11 @@ class _Collector:
         layers = {}
         for path, sums in self.sums.items():
             positions, metric = sums.positions / frames, _mean(sums.metric, sums.sampled)
-            if path in self.groups.selects and positions:
-                known, products = moments(self.recognizer.model, self.modules[path])
-                layers[path] = LayerStatistics(positions, known, products.diagonal(), products, metric)
+            if path in self.groups.selects:
+                if positions:
+                    mean, products = moments(self.recognizer.model, self.modules[path])
+                    layers[path] = LayerStatistics(positions, mean, products.diagonal(), products, metric)
+                continue
             if sums.origin is None:
                 continue
             origin = sums.origin.double().cpu()
