@@ -20,7 +20,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
 from secateur.pruning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.training.workspace import SETTINGS, Workspace
+from secateur.training.workspace import FIGURES, SETTINGS, Workspace
 
 KEEP = "params=50%,macs=50%"
 
@@ -96,8 +96,13 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
         if phase == "recover" and settings == default and not stash.exists():
             shutil.copytree(place, stash, ignore=shutil.ignore_patterns("*.so-far.pt", ".*"))
 
+    figures = stash / FIGURES
+    # So that all score, refit and validate on as much speech.
+    known = json.loads(figures.read_text(encoding="utf-8"))["pace"] if figures.exists() else None
     with ProgressBar(name) as progress:
-        report = prune(settings, folder, progress=progress, log=keep).report
+        report = prune(
+            settings, folder, progress=progress, log=keep, pace=known and (lambda *_: known)
+        ).report
     return {
         "changes": VARIANTS[name],
         **told(settings),
@@ -106,6 +111,7 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
         "history": report["history"],
         "recovered_parts": report["recovered_parts"],
         "phase_seconds": report["phase_seconds"],
+        "within_time": report["within_time"],
         "valid": {name: value for name, value in report["after"].items() if name != "worst"},
     }
 

@@ -7,6 +7,7 @@ Pruned on `fit` as untranscribed audio, decided on `valid`, measured on `test` t
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -57,9 +58,11 @@ def measure_row(method: str, budget: str, folder: Path, options: argparse.Namesp
     with ProgressBar(method) as progress:
         comparison = compare(settings, folder, progress=progress)
     row = next(row for row in comparison.rows if (row.method, row.budget) == (method, budget))
-    run = settings.run(method, budget)
+    run, report = settings.run(method, budget), folder / row.name / "report.json"
+    known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     return {
         "settings": told(run),
+        "within_time": known.get("within_time"),
         "unpruned": comparison.unpruned,
         "row": asdict(row),
     }
@@ -68,6 +71,14 @@ def measure_row(method: str, budget: str, folder: Path, options: argparse.Namesp
 def told(run: PruneSettings) -> Figures:
     """What a row's result says of how it was made."""
     return {name: run.plain()[name] for name in ("oneshot", "learned")}
+
+
+def is_done(file: Path, made: Figures) -> bool:
+    """Whether a row has been recorded that was made so; one that came to nothing is tried again."""
+    return (
+        is_recorded(file, settings=made)
+        and not json.loads(file.read_text(encoding="utf-8"))["figures"]["row"]["error"]
+    )
 
 
 def comparable(results: Sequence[Figures]) -> list[Figures]:
@@ -104,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for method in options.methods:
             name = PREFIX + run_name(method, budget) + (f"_seed{options.seed}" if options.seed else "")
             made = told(settings_of(method, budget, options).run(method, budget))
-            if not options.again and is_recorded(options.results / f"{name}.json", settings=made):
+            if not options.again and is_done(options.results / f"{name}.json", made):
                 continue
             folder = models / f"seed{options.seed}"
             try:

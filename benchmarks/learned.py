@@ -56,6 +56,7 @@ def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures
         "history": report["history"],
         "recovered_parts": report["recovered_parts"],
         "phase_seconds": report["phase_seconds"],
+        "within_time": report["within_time"],
         "fit_seconds": report["audio_seconds"],
         "wall_seconds": report["wall_seconds"],
         "valid": {name: value for name, value in report["after"].items() if name != "worst"},
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     here = {"options": options, "benchmark": "benchmarks.learned", "seed": options.seed}
     for budget in options.budgets:
-        name = run_name(options.name, budget)
+        name = run_name(options.name, budget) + (f"_seed{options.seed}" if options.seed else "")
         folder = models / name
         result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
         if options.again or not result.exists():

@@ -1,4 +1,4 @@
-"""Write the README's figures from ``benchmarks/results``; what has not been measured is left out.
+"""Write the README's two blocks of figures from ``benchmarks/results``; what has not been measured is left out.
 
 python -m benchmarks.readme            rewrites them
 python -m benchmarks.readme --check    fails if they are not what the results say
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import learned, oneshot
@@ -17,8 +17,6 @@ from benchmarks.record import RESULTS, ROOT, Figures
 from secateur.pruning.compare import run_name
 
 README = ROOT / "README.md"
-BEGIN = "<!-- figures: written by `python -m benchmarks.readme`, do not edit -->"
-END = "<!-- end of figures -->"
 
 SETS = {
     "test": "LibriSpeech test-clean, 20 speakers",
@@ -33,6 +31,14 @@ METHOD_NAMES = {
 }
 
 
+SUMMARY = (
+    ("oneshot", "params=70%,macs=70%"),
+    ("oneshot", "params=50%,macs=50%"),
+    ("recovered", "params=50%,macs=50%"),
+)
+"""Methods and budgets of the pruned models that stand at the head of the README."""
+
+
 class Results:
     """The results in a folder, and which of them were used.
 
@@ -44,6 +50,11 @@ class Results:
         files = sorted(folder.glob("*.json"))
         self._results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
         self.used: dict[str, Figures] = {}
+
+    def pruning(self, name: str) -> str:
+        """How long the pruning of a recorded model took, and with how many threads."""
+        threads = int(self._results[name]["machine"]["threads"])
+        return f"{pruning_minutes(self._results[name]['figures']):.1f} min, {threads} thread{'s' * (threads > 1)}"
 
     def arena(self) -> list[Figures]:
         """The rows of the arena that can be compared."""
@@ -60,8 +71,24 @@ class Results:
         return figures
 
 
+def summary(folder: Path) -> str:
+    """What pruning comes to, in a few rows, for those who read no further."""
+    results = Results(folder)
+    rows = []
+    if unpruned := results.figures("accuracy_test"):
+        rows.append(["unpruned", *costs_and_wer(unpruned), ""])
+    for method, budget in SUMMARY:
+        name = run_name(method, budget)
+        if tested := results.figures(f"{name}_test"):
+            left = (
+                f"{METHOD_NAMES[method]}, {budget.split('=')[-1].replace('%', ' %')} of parameters and MACs"
+            )
+            rows.append([left, *costs_and_wer(tested), results.pruning(name)])
+    return table(["model", "parameters", "MACs / s", "WER test-clean", "pruned in"], rows)
+
+
 def section(folder: Path) -> str:
-    """What stands between the markers."""
+    """All that was measured."""
     results = Results(folder)
     written = (
         accuracy(results), pruned(results), arena(results), whisper(results), speed(results), demo(results)
@@ -95,20 +122,24 @@ def pruned(results: Results) -> str:
                     [
                         f"`{budget}`",
                         METHOD_NAMES[method],
-                        millions(figures["valid"]["params"]),
-                        millions(figures["valid"]["macs_per_second"]),
-                        percent(figures["valid"]["wer"]),
+                        *costs_and_wer(figures["valid"]),
                         percent(tested["wer"]) if tested else "",
-                        f"{pruning_minutes(figures):.1f} min",
+                        results.pruning(name),
                     ]
                 )
     valid, test = (results.figures(f"accuracy_{name}") for name in ("valid", "test"))
     if rows and valid:
-        size = [millions(valid["params"]), millions(valid["macs_per_second"])]
-        wer = [percent(valid["wer"]), percent(test["wer"]) if test else ""]
-        rows.insert(0, ["everything", "unpruned", *size, *wer, ""])
+        rows.insert(
+            0,
+            ["everything", "unpruned", *costs_and_wer(valid), percent(test["wer"]) if test else "", ""],
+        )
     head = ["kept", "method", "parameters", "MACs / s", "WER dev-clean", "WER test-clean", "pruning"]
     return table(head, rows)
+
+
+def costs_and_wer(figures: Figures) -> list[str]:
+    """What a model costs, and how it hears."""
+    return [millions(figures["params"]), millions(figures["macs_per_second"]), percent(figures["wer"])]
 
 
 def arena(results: Results) -> str:
@@ -116,7 +147,7 @@ def arena(results: Results) -> str:
     found = results.arena()
     if not found:
         return ""
-    threads = "/".join(sorted({each["machine"]["threads"] for each in found}))
+    threads = "/".join(sorted({str(each["machine"]["threads"]) for each in found}))
     rows = [each["figures"]["row"] for each in found]
     done = [row for row in rows if row["error"] is None]
     lines = [
@@ -181,11 +212,10 @@ def speed(results: Results) -> str:
     lines = []
     for name in ("throughput", "throughput_bfloat16"):
         if figures := results.figures(name):
-            dtypes = dict.fromkeys((figures["dtype"]["batched"], figures["dtype"]["alone"]))
+            dtypes = (figures["dtype"]["batched"], figures["dtype"]["alone"])
             lines.append(
-                f"{figures['audio_seconds'] / 3600:.2f} h of speech in batches take {figures['ratio']:.2f} of the time "
-                f"that one utterance after the other takes ({figures['seconds']['batched']:.0f} s against "
-                f"{figures['seconds']['alone']:.0f} s; {' against '.join(dtypes)})."
+                f"{figures['audio_seconds'] / 3600:.2f} h of speech take {figures['seconds']['batched']:.0f} s in batches in {dtypes[0]}, "
+                f"and {figures['seconds']['alone']:.0f} s one utterance after the other in {dtypes[-1]} (ratio {figures['ratio']:.2f})."
             )
     if figures := results.figures("long_recording"):
         said = (
@@ -244,11 +274,7 @@ def footnote(results: Iterable[Figures]) -> str:
     """Where and with what it was measured."""
     machines = {f"{each['machine']['cpu']}, {each['machine']['cores']} cores": None for each in results}
     versions = {f"PyTorch {each['machine']['torch']}": None for each in results}
-    commits = {f"{each['commit'][:9]}{'+' if each['dirty'] else ''}": None for each in results}
-    text = f"Measured on {'; '.join(machines)}; {', '.join(versions)}; commit {', '.join(commits)}."
-    if any(each["dirty"] for each in results):
-        text += " A + stands for changes that were not committed yet."
-    return text
+    return f"Measured on {'; '.join(machines)}; {', '.join(versions)}. The files in `benchmarks/results` have the command and the commit of each."
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -275,13 +301,28 @@ def millions(number: float) -> str:
     return f"{number / 1e6:.2f} M" if number < 1e8 else f"{number / 1e6:.0f} M"
 
 
-def updated(text: str, figures: str) -> str:
-    """A README with these figures between its markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"the README has no place for figures: it needs {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+BLOCKS: Mapping[str, Callable[[Path], str]] = {"summary": summary, "figures": section}
+"""What stands between the README's markers, from the folder of results."""
+
+
+def markers(block: str) -> tuple[str, str]:
+    """What stands before and behind a block."""
+    return (
+        f"<!-- {block}: written by `python -m benchmarks.readme`, do not edit -->",
+        f"<!-- end of {block} -->",
+    )
+
+
+def updated(text: str, folder: Path) -> str:
+    """A README with the figures of a folder of results between its markers."""
+    for block, write in BLOCKS.items():
+        begin, end = markers(block)
+        before, found, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not found or not ended:
+            raise SystemExit(f"the README has no place for its {block}: it needs {begin} and {end}")
+        text = f"{before}{begin}\n\n{write(folder)}\n\n{end}{after}"
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -290,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
     text = README.read_text(encoding="utf-8")
-    expected = updated(text, section(RESULTS))
+    expected = updated(text, RESULTS)
     if not options.check:
         README.write_text(expected, encoding="utf-8")
     elif text != expected:

@@ -246,7 +246,7 @@ def test_a_large_model_is_made_and_reloaded_in_processes_of_their_own(run: Run) 
 
 
 def made_up(name: str, **figures: object) -> Figures:
-    machine = {"cpu": "A processor", "cores": "2", "torch": "2.13.0"}
+    machine = {"cpu": "A processor", "cores": "2", "torch": "2.13.0", "threads": "1"}
     return {
         "name": name,
         "commit": "0123456789abcdef",
@@ -277,7 +277,7 @@ def test_what_was_not_measured_has_no_row(benchmarks: None, tmp_path: Path) -> N
     assert "| LibriSpeech dev-clean, 8 speakers | 1.00 h | 4.00 % | 3.00 to 5.00 | 1.20 % |" in text
     assert "AN4" not in text
     assert "pruning" not in text
-    assert "commit 012345678." in text
+    assert "Measured on A processor, 2 cores; PyTorch 2.13.0." in text
 
 
 def test_pruned_models_stand_below_the_unpruned_one(benchmarks: None, tmp_path: Path) -> None:
@@ -289,8 +289,18 @@ def test_pruned_models_stand_below_the_unpruned_one(benchmarks: None, tmp_path: 
     write(tmp_path, made_up("accuracy_valid", **WER, **COSTS), made_up("oneshot_params50_macs50", **row))
     text = readme.section(tmp_path)
     assert "| everything | unpruned | 13.15 M | 545 M | 4.00 % |  |" in text
-    assert "| `params=50%,macs=50%` | `oneshot` | 6.50 M | 270 M | 4.00 % | 3.0 min |" in text
+    assert "| `params=50%,macs=50%` | `oneshot` | 6.50 M | 270 M | 4.00 % | 3.0 min, 1 thread |" in text
     assert "WER test-clean" not in text
+    assert readme.summary(tmp_path) == ""
+    write(
+        tmp_path,
+        made_up("accuracy_test", **WER, **COSTS),
+        made_up("oneshot_params50_macs50_test", **row["valid"]),
+    )
+    assert readme.summary(tmp_path).splitlines()[2:] == [
+        "| unpruned | 13.15 M | 545 M | 4.00 % |  |",
+        "| `oneshot`, 50 % of parameters and MACs | 6.50 M | 270 M | 4.00 % | 3.0 min, 1 thread |",
+    ]
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_valid", "demo_an4"])
@@ -322,10 +332,9 @@ def test_a_figure_that_was_edited_by_hand_is_noticed(
 ) -> None:
     readme = importlib.import_module("benchmarks.readme")
     edited = tmp_path / "README.md"
+    _, end = readme.markers("summary")
     shutil.copyfile(ROOT / "README.md", edited)
-    edited.write_text(
-        edited.read_text(encoding="utf-8").replace(readme.END, f"0.1 % WER\n{readme.END}"), "utf-8"
-    )
+    edited.write_text(edited.read_text(encoding="utf-8").replace(end, f"0.1 % WER\n{end}"), "utf-8")
     monkeypatch.setattr(readme, "README", edited)
     with pytest.raises(SystemExit, match="run python -m benchmarks.readme"):
         readme.main(["--check"])

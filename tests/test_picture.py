@@ -22,7 +22,14 @@ def picture(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def heard(wer: float, params: float) -> dict[str, Any]:
-    return {"wer": wer, "wer_interval": [0.9 * wer, 1.1 * wer], "params": params}
+    interval = [0.9 * wer, 1.1 * wer]
+    return {
+        "wer": wer,
+        "wer_interval": interval,
+        "params": params,
+        "utterances": 1300,
+        "audio_seconds": 9729.3,
+    }
 
 
 def comparison(*, tested: bool = True) -> dict[str, Any]:
@@ -58,13 +65,16 @@ def test_a_comparison_becomes_a_picture(picture: ModuleType, tmp_path: Path, row
                     "oneshot": {"score": row["method"]},
                     "learned": {"distillation": {"hidden": hidden}},
                 }
-                figures = {"unpruned": record["unpruned"], "row": row, "settings": settings}
+                made = {"unpruned": record["unpruned"], "row": row, "settings": settings}
                 file = source / f"arena_{number:02}_{seed}_{hidden}.json"
-                file.write_text(json.dumps({"seed": seed, "date": date, "figures": figures}))
+                file.write_text(json.dumps({"seed": seed, "date": date, "figures": made}))
     else:
         source.write_text(json.dumps(record))
-    whisper = {"figures": {"whisper": heard(0.056, 37.8e6), "time": {"median": 2.3}}}
-    (tmp_path / "whisper.json").write_text(json.dumps(whisper))
+    figures = heard(0.05, 37.8e6) | {
+        "whisper": {"params": 37.8e6, "basic": heard(0.056, 37.8e6)},
+        "time": {"median": 2.3},
+    }
+    (tmp_path / "whisper.json").write_text(json.dumps({"figures": figures}))
     out = tmp_path / "docs" / "compare.png"
     arguments = ["--whisper", tmp_path / "whisper.json", "--out", out]
     picture.main(list(map(str, [source, *arguments])))
@@ -73,6 +83,11 @@ def test_a_comparison_becomes_a_picture(picture: ModuleType, tmp_path: Path, row
     assert measured_on == "test"
     assert [points[0].name, points[-1].name, len(points)] == ["unpruned", "Whisper tiny.en", 10]
     assert points[1].wer == 0.08
+    assert points[-1].wer == 0.056
+    (tmp_path / "other.json").write_text(json.dumps({"figures": figures | {"utterances": 200}}))
+    assert "Whisper tiny.en" not in [
+        point.name for point in picture.read_points(source, tmp_path / "other.json")[0]
+    ]
 
 
 def test_without_test_the_figures_of_valid_are_drawn(picture: ModuleType, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_too_little_memory_is_one_sentence(
     monkeypatch.setattr(secateur.recognizer, "load", fail)
     said = refused("inspect", model)
     assert "there is not enough memory (" in said
-    assert "give it less at once (--batch-seconds" in said
+    assert "make room, or give it less: --batch-seconds" in said
 
 
 def test_ctrl_c_ends_with_a_sentence_and_exit_code_130(

@@ -13,6 +13,7 @@ from secateur.evaluation.error_rate import (
     bootstrap_interval,
     character_counts,
     resampled_sums,
+    resampled_units,
     total,
     word_counts,
 )
@@ -131,3 +132,28 @@ def test_resampled_corpora_are_as_large_as_the_corpus(errors, replicates):
     sums = resampled_sums(values, replicates=replicates, seed=0)
     assert sums.shape == (replicates, 2)
     assert (sums[:, 1] == len(errors)).all()
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=25))
+def test_what_a_bootstrap_draws_from_adds_up_and_is_cut_by_the_reference_alone(texts):
+    references, first, second = ([text[i] for text in texts] for i in range(3))
+    counts = word_counts(references, first)
+    units = resampled_units(counts, references, first)
+    others = resampled_units(word_counts(references, second), references, second)
+    assert total(units) == total(counts)
+    assert [unit.reference for unit in units] == [unit.reference for unit in others]
+    if len(texts) >= 20:
+        assert units == counts
+
+
+def test_one_long_recording_has_an_interval_of_its_stretches():
+    reference = " ".join(["right"] * 1000)
+    hypothesis = " ".join((["right"] * 9 + ["wrong"]) * 100)
+    counts = word_counts([reference], [hypothesis])
+    alone = bootstrap_interval(counts)
+    assert alone.low == alone.high == 0.1
+    units = resampled_units(counts, [reference], [hypothesis])
+    assert [unit.reference for unit in units] == [20] * 50
+    uneven = " ".join(["wrong"] * 100 + ["right"] * 900)
+    interval = bootstrap_interval(resampled_units(word_counts([reference], [uneven]), [reference], [uneven]))
+    assert interval.low < 0.05 < 0.15 < interval.high

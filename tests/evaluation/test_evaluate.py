@@ -117,11 +117,20 @@ def test_a_limit_takes_the_first_utterances(folder):
 
 
 def test_speech_without_transcripts_is_refused_by_name_and_a_way_out(folder):
-    (folder / "mid.txt").unlink()
+    for text in folder.glob("*.txt"):
+        text.unlink()
     with pytest.raises(
-        SecateurError, match=r"mid\.wav has no transcript to measure on: give transcribed speech"
+        SecateurError, match=r"long\.wav has no transcript to measure on: give transcribed speech"
     ):
         evaluate(ScriptedRecognizer(HEARD), folder)
+
+
+def test_an_utterance_without_a_transcript_is_counted_and_the_rest_is_scored(folder):
+    (folder / "mid.txt").unlink()
+    skips = SkipLog()
+    evaluation = evaluate(ScriptedRecognizer(HEARD), folder, skips=skips)
+    assert [row.id for row in evaluation.rows] == ["long", "tiny"]
+    assert "mid: has no transcript" in skips.summary()
 
 
 def test_a_transcript_that_says_nothing_makes_what_is_heard_insertions(folder):

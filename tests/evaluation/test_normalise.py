@@ -15,6 +15,8 @@ from secateur.evaluation.normalise import NORMALISERS, normaliser
     [
         ("IT'S  A\tDOG\n", "it's a dog"),
         ("“Well-known,” he said: don\u2019t!", "well known he said don't"),
+        ("'Yes,' he said. \u2018Don\u00b4t, I\uff07ll go.\u2019", "yes he said don't i'll go"),
+        ("'Tis the boys' rock 'n' roll ''here''", "tis the boys rock n roll here"),
         ("cafe\u0301", "café"),
         ("ДА, конечно…", "да конечно"),
         ("...", ""),

@@ -228,6 +228,36 @@ def test_mel_filters_of_another_make_or_shape_are_refused(tmp_path: Path, shape:
         read_nemo(archive(tmp_path / "m.nemo", CONFIG, weights))
 
 
+@pytest.mark.parametrize(
+    ("settings", "window", "hop"),
+    [
+        ({}, 320, 160),
+        ({"window_size": 0.025}, 400, 160),
+        (
+            {"window_size": None, "n_window_size": 512, "window_stride": None, "n_window_stride": 128},
+            512,
+            128,
+        ),
+    ],
+)
+def test_lengths_that_an_archive_does_not_give_in_seconds_are_in_samples_or_those_of_nemo(
+    tmp_path: Path, settings: dict[str, Any], window: int, hop: int
+) -> None:
+    config = edited(preprocessor=settings)
+    weights = nemo_weights(config) | {
+        "preprocessor.featurizer.window": torch.hann_window(window, periodic=False)
+    }
+    _, features, _ = read_nemo(archive(tmp_path / "m.nemo", config, weights))
+    assert (features.win_length, features.hop_length) == (window, hop)
+
+
+@pytest.mark.parametrize("window", [torch.hann_window(400, periodic=False), torch.ones(320)])
+def test_a_window_of_another_length_or_shape_is_refused(tmp_path: Path, window: torch.Tensor) -> None:
+    weights = nemo_weights(CONFIG) | {"preprocessor.featurizer.window": window}
+    with pytest.raises(SecateurError, match="its window is not that of 320 samples"):
+        read_nemo(archive(tmp_path / "m.nemo", CONFIG, weights))
+
+
 def test_every_renamed_tensor_is_in_the_table_once() -> None:
     assert len({pattern for pattern, _ in RENAMES}) == len(RENAMES)
 

@@ -6,6 +6,7 @@ import copy
 import json
 import multiprocessing
 import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -316,6 +317,31 @@ def test_batches_that_memory_does_not_hold_cost_nothing_that_was_done_before_the
         prune(smaller.changed({"keep": "params=50%"}), out)
     prune(smaller, out)
     assert PruneSettings.from_yaml(out / "run.yaml").learned.batch_seconds == 1.0
+
+
+@pytest.mark.parametrize("what", ["the model", "the speech"])
+def test_a_run_does_not_go_on_when_what_lies_at_a_path_is_another(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    asked = settings(phases=("start", "recover"))
+    own = asked.changed({"model": tmp_path / "model", "data": tmp_path / "speech"})
+    shutil.copytree(asked.model, tmp_path / "model")
+    shutil.copytree(asked.data, tmp_path / "speech")
+    with monkeypatch.context() as patch:
+        patch.setattr(room.Recovery, "loss", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prune(own, tmp_path / "out")
+    if what == "the model":
+        recognizer = secateur.load(own.model)
+        torch.nn.init.normal_(recognizer.model.ctc_head.weight)
+        recognizer.save_pretrained(own.model)
+    else:
+        next((tmp_path / "speech").glob("*.wav")).unlink()
+    with pytest.raises(SecateurError, match=f"{what} has changed since it began"):
+        prune(own, tmp_path / "out")
 
 
 def test_batches_may_not_change_once_there_was_training(settings: MakeSettings, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from secateur.pruning.pace import (
     SCORING,
     SETTLING,
     SHARE,
+    TRYING,
     VALIDATING,
     fitted,
     in_time,
@@ -27,7 +28,7 @@ from secateur.pruning.pace import (
 )
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings
-from secateur.pruning.trials import REFIT_SECONDS
+from secateur.pruning.trials import JUDGED_SECONDS, REFIT_SECONDS
 from secateur.pruning.validation import FEWEST
 from secateur.recognizer import Recognizer
 from secateur.speech.batching import BATCH_SECONDS
@@ -43,15 +44,33 @@ def test_a_fast_model_hears_all_that_was_asked_for() -> None:
 @pytest.mark.parametrize("slow", [0.1, 0.3, 1.0])
 def test_a_slow_one_takes_its_shares_of_the_time_at_most_and_not_much_less(slow: float) -> None:
     oneshot, learned = fitted(ASKED, LEARNED, slow, 12.0)
-    share = SHARE * LEARNED.minutes
+    share = TRYING * LEARNED.minutes
     assert share / 2 < oneshot.score_minutes * SCORING * slow <= share or oneshot.score_minutes == 20.0
     assert share / 2 < oneshot.reconstruct_minutes * REFITTING * slow <= share
     stepping = oneshot.reconstruct_steps * BATCH_SECONDS / 60 * SETTLING * slow
     assert VALIDATING * LEARNED.minutes * 0.8 < stepping <= VALIDATING * LEARNED.minutes or slow == 1.0
-    assert oneshot.trials * REFIT_SECONDS / 60 * REFITTING * slow <= share
-    validations = 1 + LEARNED.validations + len(PARTS)
+    trial = (REFIT_SECONDS * REFITTING + JUDGED_SECONDS) / 60 * slow
+    assert not oneshot.trials or (1 + oneshot.trials) * trial <= share
+    validations = 1 + learned.validations + len(PARTS)
     heard = learned.valid_utterances * 12.0 * validations * slow / 60
-    assert heard <= VALIDATING * LEARNED.minutes or learned.valid_utterances == FEWEST
+    assert not learned.validates or heard <= VALIDATING * LEARNED.minutes
+
+
+def test_without_trials_there_is_more_time_to_score_and_to_refit() -> None:
+    oneshot, _ = fitted(replace(ASKED, trials=0), LEARNED, 0.3, 12.0)
+    share = SHARE * LEARNED.minutes
+    assert share / 2 < oneshot.score_minutes * SCORING * 0.3 <= share
+    assert share / 2 < oneshot.reconstruct_minutes * REFITTING * 0.3 <= share
+
+
+def test_long_recordings_are_validated_on_as_far_as_there_is_the_time() -> None:
+    _, learned = fitted(ASKED, LEARNED, 0.02, 600.0)
+    assert 1 <= learned.valid_utterances < FEWEST
+    assert learned.validates
+    heard = learned.valid_utterances * 600.0 * (1 + learned.validations + len(PARTS)) * 0.02
+    assert heard <= VALIDATING * 60 * LEARNED.minutes
+    _, learned = fitted(ASKED, LEARNED, 0.02, 3600.0)
+    assert not learned.validates
 
 
 def test_a_pace_that_is_little_different_is_the_same() -> None:
@@ -64,22 +83,22 @@ def test_some_speech_is_heard_however_long_it_takes_but_never_more_than_was_aske
         OneShot(score_minutes=0.1, reconstruct_minutes=0.0, reconstruct_steps=0),
         replace(LEARNED, valid_utterances=5),
     )
-    assert fitted(little, few, 1e3, 12.0) == (little, few)
+    assert fitted(little, few, 1e3, 12.0) == (little, replace(few, validations=0))
 
 
-def test_the_pace_is_that_of_the_second_time(
+def test_the_pace_is_that_of_the_quickest_time(
     make_recognizer: Callable[..., Recognizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recognizer = make_recognizer("conformer")
-    # Seconds when each time begins and ends: the first one compiles kernels.
-    clock = iter([0.0, 100.0, 200.0, 203.0])
+    # Seconds when each time begins and ends: the first one compiles kernels, and another job is at work in the third.
+    clock = iter([0.0, 100.0, 200.0, 203.5, 210.0, 230.0, 240.0, 243.0])
     monkeypatch.setattr(room, "perf_counter", lambda: next(clock))
     second = np.zeros(recognizer.sample_rate, np.float32)
     heard = []
     logits = recognizer.logits
     monkeypatch.setattr(recognizer, "logits", lambda batch: heard.append(len(batch)) or logits(batch))
     assert pace(recognizer, [[second] * 4, [second] * 20, [second]]) == pytest.approx(3.0 / 24)
-    assert heard == [4, 20] * 2
+    assert heard == [4, 20] * 4
 
 
 def test_no_speech_is_refused_elsewhere(make_recognizer: Callable[..., Recognizer]) -> None:

@@ -85,6 +85,9 @@ def test_transcripts_that_are_not_text_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.trans.txt").write_bytes(b"a-0 \xff\xfe\n")
     (reason,) = reasons(open_corpus(tmp_path))
     assert "cannot be read as UTF-8 text" in reason
+    (utterance,) = (each for each in open_corpus(tmp_path).entries() if isinstance(each, Utterance))
+    assert utterance.text is None
+    assert "a.trans.txt cannot be read as UTF-8 text" in str(utterance.flaw)
 
 
 # A folder of audio
@@ -110,6 +113,46 @@ def test_audio_beside_a_text_that_is_none_is_there_to_be_heard(tmp_path: Path, d
     (utterance,) = open_corpus(tmp_path / data)
     assert utterance.text is None
     assert "a.txt cannot be read as UTF-8 text" in str(utterance.flaw)
+
+
+def test_a_transcript_may_have_its_ending_in_capitals_as_its_audio_has(tmp_path: Path) -> None:
+    sound(tmp_path / "A.wav").rename(tmp_path / "A.WAV")
+    (tmp_path / "A.TXT").write_text("hello")
+    assert [each.text for each in open_corpus(tmp_path)] == ["hello"]
+
+
+def test_audio_in_a_format_that_cannot_be_read_is_skipped_by_name_unless_it_is_there_in_another(
+    tmp_path: Path,
+) -> None:
+    sound(tmp_path / "a.wav")
+    for name in ("a.mp4", "b.m4a"):
+        (tmp_path / name).write_bytes(b"not for soundfile")
+    skips = SkipLog()
+    assert [each.id for each in open_corpus(tmp_path).utterances(skips)] == ["a"]
+    assert skips.first == [
+        Skipped(str(tmp_path / "b.m4a"), "is in a format that cannot be read: convert it to FLAC or WAV")
+    ]
+    with pytest.raises(SecateurError, match=r"b\.m4a is in a format that cannot be read: convert it"):
+        open_corpus(tmp_path / "b.m4a")
+
+
+def test_a_folder_that_cannot_be_listed_is_skipped_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/a.wav", "b/b.wav", "c/c.wav"):
+        sound(tmp_path / name)
+    listed = os.scandir
+
+    def closed(folder: str) -> Iterator[os.DirEntry[str]]:
+        if Path(folder).name in ("b", "c"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    skips = SkipLog()
+    assert [each.id for each in open_corpus(tmp_path).utterances(skips)] == ["a/a"]
+    assert [each.name for each in skips.first] == [str(tmp_path / name) for name in "bc"]
+    assert "cannot be listed (Permission denied)" in skips.summary()
 
 
 def test_links_to_folders_are_followed_into_each_folder_once(tmp_path: Path) -> None:
@@ -382,6 +425,25 @@ def test_a_cut_set_written_by_lhotse_is_read(tmp_path: Path) -> None:
             Utterance("c1", path, "hello", 0.5, 1.0),
             Utterance("c2", path, None, 0.0, 2.0),
         ]
+
+
+def test_a_cut_that_holds_a_part_of_a_supervision_has_no_transcript(tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    recording = lhotse.Recording.from_file(sound(tmp_path / "a.wav", 4.0))
+    said = [
+        lhotse.SupervisionSegment("1", recording.id, 0, 1.95, text="hello"),
+        lhotse.SupervisionSegment("2", recording.id, 2.5, 1.0, text="world"),
+    ]
+    whole = lhotse.MonoCut("c", 0, 4.0, 0, supervisions=said, recording=recording)
+    lhotse.CutSet.from_cuts([whole]).cut_into_windows(2.0, hop=1.0).to_file(tmp_path / "cuts.jsonl")
+    texts = {each.offset: (each.text, each.flaw is None) for each in open_corpus(tmp_path / "cuts.jsonl")}
+    assert texts[0.0] == ("hello", True)
+    assert texts[1.0] == (None, False)
+    assert texts[2.0] == ("world", True)
+    skips = SkipLog()
+    scorable = Corpus(open_corpus(tmp_path / "cuts.jsonl").scorable)
+    assert [each.text for each in scorable.utterances(skips)] == ["hello", "world"]
+    assert "has a supervision that goes beyond it" in skips.summary()
 
 
 def test_a_cut_has_its_supervisions_texts_in_order_and_a_path_beside_the_cut_set(tmp_path: Path) -> None:

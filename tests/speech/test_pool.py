@@ -138,11 +138,22 @@ def test_many_files_that_vanish_are_an_error(tmp_path: Path) -> None:
         pool.waveform(1)
 
 
-def test_held_audio_takes_two_bytes_a_sample_and_clips_what_is_beyond_full_scale(tmp_path: Path) -> None:
-    wave = np.linspace(-1.5, 1.5, RATE, dtype=np.float32)
-    soundfile.write(tmp_path / "loud.wav", wave, RATE, subtype="FLOAT")
-    heard = read(tmp_path).waveform(0)
-    assert heard == pytest.approx(np.clip(wave, -1, 1), abs=1 / 32768)
+@pytest.mark.parametrize("peak", [0.5, 1.5, 20000.0, 1e-4])
+def test_held_audio_sounds_as_it_was_read_however_loud(tmp_path: Path, peak: float) -> None:
+    wave = np.linspace(-peak, peak, RATE, dtype=np.float32)
+    soundfile.write(tmp_path / "some.wav", wave, RATE, subtype="FLOAT")
+    for held_hours in (1.0, 0.0):
+        if not held_hours:
+            soundfile.write(tmp_path / "first.wav", wave, RATE)
+        heard = read(tmp_path, held_hours=held_hours).waveform(-1)
+        assert heard.dtype == np.float32
+        assert heard == pytest.approx(wave, abs=peak / 16384)
+
+
+def test_16_bits_are_held_as_they_are(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).integers(-3000, 3000, RATE).astype(np.int16)
+    soundfile.write(tmp_path / "some.wav", wave, RATE)
+    assert np.array_equal(read(tmp_path).waveform(0) * 32768, wave)
 
 
 def test_progress_is_told_of_all_that_was_decoded(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.errors import NoResultError
 from secateur.progress import TARGET, ProgressBar
 from secateur.training import trainer
 from secateur.training.feed import Batch
@@ -87,9 +88,14 @@ class Watched(ProgressBar):
 
 
 def run(
-    workspace: Workspace, progress: ProgressBar, rows: Rows, death: int | None = None, **others: Any
+    workspace: Workspace,
+    progress: ProgressBar,
+    rows: Rows,
+    death: int | None = None,
+    objective: Weight | None = None,
+    **others: Any,
 ) -> Progress:
-    objective = Weight()
+    objective = objective or Weight()
     return run_phase(
         "recover",
         objective,
@@ -125,3 +131,25 @@ def test_what_is_gone_on_with_is_logged_once_and_shown_from_where_it_was(
     assert rows == [("recover", row) for row in done.history]
     assert len(progress.shown) == done.heard == 8
     assert 0 < done.before < done.spent
+
+
+def test_a_phase_that_comes_to_nothing_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(trainer, "MOST_BROKEN", 3)
+
+    class Broken(Weight):
+        steps = 0
+
+        def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
+            loss, figures = super().loss(batch, share)
+            self.steps += 1
+            return (loss * float("nan") if self.steps > 2 else loss), figures
+
+    workspace = Workspace(tmp_path)
+    with pytest.raises(NoResultError):
+        run(workspace, Watched(), [], objective=Broken())
+    assert not workspace.resumes
+    progress = Watched()
+    run(workspace, progress, [])
+    assert progress.begun == [("recover", 8, 0)]

@@ -274,6 +274,14 @@ def test_a_machine_that_slows_down_late_does_not_make_a_phase_longer(clock: Cloc
     assert trainer.progress.spent == pytest.approx(2000.0, abs=2.0)
 
 
+def test_slow_steps_that_become_slower_are_looked_at_in_time(clock: Clock) -> None:
+    steps = iter(range(10_000))
+    objective = LeastSquares(during=lambda _: clock.passes(10.0 if next(steps) < 60 else 20.0))
+    trainer = trained(objective, Length(seconds=2000.0))
+    assert trainer.progress.step == trainer.progress.total < 192
+    assert trainer.progress.spent == pytest.approx(2000.0, abs=20.0)
+
+
 def test_a_quarter_of_the_steps_is_validated_once_though_there_turn_out_to_be_more(clock: Clock) -> None:
     steps = iter(range(10_000))
     objective = LeastSquares(during=lambda _: clock.passes(2.0 if next(steps) < 145 else 1.0))
@@ -378,10 +386,10 @@ def test_a_validation_that_was_due_when_there_turn_out_to_be_fewer_steps_is_made
     objective = LeastSquares(during=lambda _: clock.passes(0.5 if next(steps) < LOOKS[0] else 6.0))
     trainer = trained(objective, Length(seconds=600.0), loop={"validations": 10}, validate=lambda: 0.5)
     validated = [row["step"] for row in trainer.progress.history if "WER" in row]
-    # 1,200 steps were to come at first, 111 at the second look: four tenths of them are done by then.
+    # 1,200 steps were to come at first, 111 at the next look, after six slow ones: more than a tenth of them is done by then.
     assert trainer.progress.total == 111
-    assert validated[:2] == [0, LOOKS[1]]
-    assert len(validated) == 8
+    assert validated[:2] == [0, LOOKS[0] + 6]
+    assert len(validated) == 11
 
 
 def test_an_untrained_model_is_validated_only_where_that_tells_something() -> None:

@@ -29,6 +29,24 @@ def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path) -> None:
         assert torch.equal(made["best"], torch.ones(3))
 
 
+def test_a_run_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        workspace.same("the model", "0a1b")
+        workspace.stage("scores", dict)
+        raise KeyboardInterrupt
+    with pytest.raises(SecateurError), Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        workspace.same("the model", "0a1b")
+        with pytest.raises(
+            SecateurError, match="the model has changed since it began .from 0a1b to 2c3d.: give what"
+        ):
+            workspace.same("the model", "2c3d")
+        assert workspace.figure("pace", lambda: 0.5) == 0.5
+        raise SecateurError("no")
+    with Workspace.of(tmp_path / "out", BEFORE) as workspace:
+        workspace.same("the model", "0a1b")
+    Workspace(None).same("the model", "2c3d")
+
+
 def test_a_run_that_ends_well_leaves_nothing(tmp_path: Path) -> None:
     with Workspace.of(tmp_path / "out", BEFORE) as workspace:
         assert not workspace.resumes

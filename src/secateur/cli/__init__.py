@@ -36,7 +36,7 @@ class Commands(click.Group):
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
                 raise
             raise Refusal(
-                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): give it less at once (--batch-seconds, --refit-minutes or --batch, where the command has it), or make room"
+                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train or to evaluate, --refit-minutes and --score-minutes to prune in one shot, --batch to inspect"
             ) from error
         except KeyboardInterrupt as interrupt:
             say(str(interrupt) or "stopped by Ctrl-C before the end, so there is no result")

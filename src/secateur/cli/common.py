@@ -152,7 +152,11 @@ structure_options = _together(
         show_default=True,
         help="Heads that every layer keeps.",
     ),
-    click.option("--width", is_flag=True, help="Prune the residual width too."),
+    click.option(
+        "--width",
+        is_flag=True,
+        help="Prune the residual width too; with a score that judges it, as fisher does and obs does not.",
+    ),
     click.option(
         "--whole",
         metavar="GROUPS",

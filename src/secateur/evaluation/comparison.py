@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from secateur.errors import SecateurError
-from secateur.evaluation.results import Evaluation
+from secateur.evaluation.results import Evaluation, drawn_units
 from secateur.evaluation.significance import MatchedPairs, PairedBootstrap, mapsswe, paired_bootstrap
 
 
@@ -56,7 +56,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     return Comparison(
         first,
         second,
-        bootstrap=paired_bootstrap([row.words for row in first.rows], [row.words for row in second.rows]),
+        bootstrap=paired_bootstrap(drawn_units(first.rows), drawn_units(second.rows)),
         matched_pairs=mapsswe(
             [row.reference for row in first.rows],
             [row.hypothesis for row in first.rows],

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 REPLICATES = 10_000
 
+FEWEST, STRETCH = 20, 20
+"""Utterances below which stretches of words are resampled instead, and the most words in one."""
+
 # Draws held at once while resampling: bounds memory to some tens of megabytes whatever the corpus.
 _DRAWS_AT_ONCE = 1 << 21
 
@@ -102,6 +105,49 @@ def total(counts: Iterable[Counts]) -> Counts:
     return sum(counts, Counts())
 
 
+def resampled_units(
+    utterances: Sequence[Counts], references: Sequence[str], hypotheses: Sequence[str]
+) -> list[Counts]:
+    """What a bootstrap draws from: utterances or, where they are few, stretches of them.
+
+    A single recording of an hour is one utterance, and all corpora drawn from it are the same. Its words fail together
+    over a few words only, so that stretches of up to `STRETCH` stand for utterances then, or of fewer if there would be
+    less than `FEWEST` of them. Which they are depends on the references alone.
+
+    Args:
+        utterances: word counts of each.
+        references: what was said, normalised.
+        hypotheses: what was heard.
+    """
+    if len(utterances) >= FEWEST:
+        return list(utterances)
+    words = sum(counts.reference for counts in utterances)
+    length = min(STRETCH, max(1, words // FEWEST))
+    return [
+        stretch
+        for alignment in align_words(references, hypotheses)
+        for stretch in _stretches(alignment, length)
+    ]
+
+
+def _stretches(alignment: Sequence[AlignmentChunk], length: int) -> list[Counts]:
+    """Counts of an utterance's stretches of so many reference words; the last one has the rest, and what is inserted at the end."""
+    words = max((chunk.ref_end_idx for chunk in alignment), default=0)
+    stretches = [Counts()] * max(1, words // length)
+    for chunk in alignment:
+        if chunk.type == "insert":
+            at = min(chunk.ref_start_idx // length, len(stretches) - 1)
+            stretches[at] += Counts(insertions=chunk.hyp_end_idx - chunk.hyp_start_idx)
+        one = {
+            "equal": Counts(hits=1),
+            "substitute": Counts(substitutions=1),
+            "delete": Counts(deletions=1),
+        }.get(chunk.type, Counts())
+        for word in range(chunk.ref_start_idx, chunk.ref_end_idx):
+            stretches[min(word // length, len(stretches) - 1)] += one
+    return stretches
+
+
 def resampled_sums(values: NDArray[np.int64], *, replicates: int, seed: int) -> NDArray[np.int64]:
     """Draw as many utterances as there are, with replacement, and sum each column; many times.
 
@@ -139,7 +185,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Interval of the corpus error rate: percentile bootstrap over utterances (Bisani & Ney, ICASSP 2004).
 
-    Utterances, not words, are drawn, for words of one utterance fail together. The order of the utterances
+    Utterances, not words, are drawn, for words of one utterance fail together; where they are few, give `resampled_units`. The order of the utterances
     does not matter. Speakers are taken as fixed: what another set of speakers would give is not in the interval.
 
     Raises:

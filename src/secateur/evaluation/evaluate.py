@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -13,13 +13,12 @@ from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
 from secateur.evaluation.normalise import Normaliser, normaliser
-from secateur.evaluation.results import Evaluation, UtteranceResult
+from secateur.evaluation.results import Evaluation, UtteranceResult, drawn_units
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
 from secateur.speech.batching import BATCH_SECONDS, SpeechBatch, read_batches
 from secateur.speech.corpus import Corpus, open_corpus
-from secateur.speech.skips import SkipLog, Skipped
-from secateur.speech.utterance import Utterance
+from secateur.speech.skips import SkipLog
 from secateur.structure import counting
 from secateur.timing import clocked
 
@@ -54,14 +53,14 @@ def evaluate(
         tell: told what could not be read, in a sentence, if there is any.
 
     Raises:
-        SecateurError: an utterance has no transcript, no transcript has a word, there are no utterances, or too many cannot be read.
+        SecateurError: there are no transcripts, no transcript has a word, there are no utterances, or too many cannot be read.
     """
     prepare = normaliser(normalise)
     skips = SkipLog() if skips is None else skips
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing to evaluate: give 1 or more")
     source = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
-    transcribed = Corpus(lambda: _transcribed(source), limit)
+    transcribed = Corpus(source.scorable, limit)
     if progress is not None:
         progress.total = _count(transcribed)
 
@@ -89,7 +88,7 @@ def evaluate(
     return Evaluation(
         words=words,
         characters=total(row.characters for row in in_order),
-        interval=bootstrap_interval([row.words for row in in_order]),
+        interval=bootstrap_interval(drawn_units(in_order)),
         normalise=normalise,
         audio_seconds=math.fsum(row.seconds for row in in_order),
         wall_seconds=wall_seconds,
@@ -117,13 +116,6 @@ def _count(corpus: Corpus) -> int | None:
     """Utterances there are, None where counting them would make a large corpus start late."""
     count = sum(1 for _ in islice(corpus.entries(), COUNTED_UTTERANCES + 1))
     return count if count <= COUNTED_UTTERANCES else None
-
-
-def _transcribed(corpus: Corpus) -> Iterator[Utterance | Skipped]:
-    for entry in corpus.transcribed():
-        if isinstance(entry, Utterance) and entry.text is None:
-            raise SecateurError(f"{entry.path} has no transcript to measure on: give transcribed speech")
-        yield entry
 
 
 def _score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +11,9 @@ from secateur.errors import SecateurError
 
 Normaliser = Callable[[str], str]
 
-_APOSTROPHES = "'\u2019\u02bc"
+# Typed as an apostrophe: besides the straight one both single quotation marks, a modifier letter, both accents, the wide one.
+_APOSTROPHES = "'\u2018\u2019\u02bc`\u00b4\uff07"
+_AT_AN_EDGE = re.compile(r"(?<![^\s'])'|'(?![^\s'])")
 # Which of the characters that are not seen tell letters apart, in Persian and in scripts of India.
 _JOINERS = "\u200c\u200d"
 
@@ -21,8 +24,8 @@ def normaliser(name: str) -> Normaliser:
     Every normaliser leaves words separated by single spaces, without spaces at the ends:
 
     - `none`: nothing else.
-    - `basic`: lower case, Unicode NFC, every punctuation mark and symbol except the apostrophe becomes a
-      space, and soft hyphens and the like, which are not seen, go. Enough where references are upper case (LibriSpeech) or punctuated, in any language.
+    - `basic`: lower case, Unicode NFC, every punctuation mark and symbol becomes a space, except an apostrophe within a
+      word (at its edge it may be a quotation mark: `'tis` is `tis`, `boys'` is `boys`), and soft hyphens and the like, which are not seen, go. Enough where references are upper case (LibriSpeech) or punctuated, in any language.
     - `english`: Whisper's English normaliser as transformers ships it (Radford et al. 2022, appendix C):
       `basic` and spelled-out numbers, contractions, titles, fillers. transformers does not ship its table of
       British and American spellings, so `colour` and `color` stay different words.
@@ -54,7 +57,7 @@ def _scored_character(character: str) -> str:
 def _basic(text: str) -> str:
     scored = "".join(map(_scored_character, unicodedata.normalize("NFC", text.lower())))
     # Once more, as what stood between a letter and its accent may be gone.
-    return _collapse(unicodedata.normalize("NFC", scored))
+    return _collapse(_AT_AN_EDGE.sub(" ", unicodedata.normalize("NFC", scored)))
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.evaluation.error_rate import Counts, Interval
+from secateur.evaluation.error_rate import Counts, Interval, resampled_units
 from secateur.files import write_text
 
 
@@ -49,6 +49,13 @@ class UtteranceResult:
         }
 
 
+def drawn_units(rows: Sequence[UtteranceResult]) -> list[Counts]:
+    """What a bootstrap draws from, see `resampled_units`."""
+    return resampled_units(
+        [row.words for row in rows], [row.reference for row in rows], [row.hypothesis for row in rows]
+    )
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The figures of one run of a recogniser over a corpus.
@@ -56,7 +63,7 @@ class Evaluation:
     Attributes:
         words: counts of all words.
         characters: counts of all characters, spaces between words included.
-        interval: of the word error rate, 95 %, by bootstrap over utterances.
+        interval: of the word error rate, 95 %, by bootstrap over utterances or, of few, over stretches of them.
         normalise: name of the text normalisation.
         audio_seconds: length of all audio heard.
         wall_seconds: from opening the corpus to the last text: reading, features, model, decoding.

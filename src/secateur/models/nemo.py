@@ -176,25 +176,37 @@ def _feature_extractor(
         exact_pad=(False,),
     )
     rate = int(config.get("sample_rate", 16000))
-    window = round(float(config.get("window_size", 0.025)) * rate)
+    # What an archive does not say has NeMo's default.
+    window = _samples(config, "window_size", 0.02, rate)
     features = ParakeetFeatureExtractor(
-        feature_size=int(config.get("features", 80)),
+        feature_size=int(config.get("features", 64)),
         sampling_rate=rate,
-        hop_length=round(float(config.get("window_stride", 0.01)) * rate),
+        hop_length=_samples(config, "window_stride", 0.01, rate),
         win_length=window,
         # NeMo's default: the next power of two.
         n_fft=int(config.get("n_fft") or 2 ** math.ceil(math.log2(window))),
         preemphasis=config.get("preemph", 0.97),
     )
-    filters = weights.get("preprocessor.featurizer.fb")
-    if filters is None:
-        return features
-    shape = (1, *features.mel_filters.shape)
-    if tuple(filters.shape) != shape or not np.allclose(filters[0], features.mel_filters, atol=1e-5):
+    filters, shape = weights.get("preprocessor.featurizer.fb"), (1, *features.mel_filters.shape)
+    if filters is not None and (
+        tuple(filters.shape) != shape or not np.allclose(filters[0], features.mel_filters, atol=1e-5)
+    ):
         raise SecateurError(
             f"{path}: its mel filters are not the Slaney filters that Secateur would hear with"
         )
+    shown, hann = weights.get("preprocessor.featurizer.window"), torch.hann_window(window, periodic=False)
+    if shown is not None and (
+        shown.shape != hann.shape or not torch.allclose(shown.float(), hann, atol=1e-3)
+    ):
+        raise SecateurError(
+            f"{path}: its window is not that of {window} samples which its configuration asks for"
+        )
     return features
+
+
+def _samples(config: dict[str, Any], name: str, default: float, rate: int) -> int:
+    """A length, which an archive gives in seconds or in samples."""
+    return int(config.get(f"n_{name}") or float(config.get(name) or default) * rate)
 
 
 def _model(path: Path, config: dict[str, Any], blank: int) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -9,7 +10,7 @@ from time import perf_counter
 from secateur.pruning.learned import Learned
 from secateur.pruning.mixing import PARTS
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.trials import REFIT_SECONDS
+from secateur.pruning.trials import JUDGED_SECONDS, REFIT_SECONDS
 from secateur.pruning.validation import FEWEST
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import Waveform
@@ -17,7 +18,10 @@ from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.sampling import first_batches
 
 SHARE = 0.25
-"""Of a run's time, what scoring may take, and as much each for trials and for refitting in closed form; most of the rest is for training."""
+"""Of a run's time, what scoring may take, and as much for refitting in closed form; most of the rest is for training."""
+
+TRYING = 1 / 6
+"""The same where plans are tried, which may take as much again."""
 
 VALIDATING = 0.15
 """Of a run's time, what all its validations may take, and as much for steps of refitting."""
@@ -31,8 +35,11 @@ Scores that take parts of a model out hear a minute for each, whatever they are 
 FEWEST_MINUTES = 1.0
 """Of speech, below which scores and refitting come to nothing, whatever they take."""
 
-HEARD_SECONDS = 20.0
-"""Speech that the pace is measured on."""
+HEARD_SECONDS, TIMES = 20.0, 4
+"""Speech that the pace is measured on, and how often: the first time is slower, and of the others another job may slow down some."""
+
+VALIDATED_SECONDS = 240.0
+"""Speech that is validated on at least, or `FEWEST` utterances where they are shorter."""
 
 FINE, COARSE = 10.0, 5.0
 """Below `FINE` minutes are rounded down to whole ones, above to multiples of `COARSE`, so that settings seldom change with the noise of
@@ -61,10 +68,11 @@ def in_time(
     within = fitted(oneshot, learned, slow, utterance_seconds)
     if within != (oneshot, learned) and tell is not None:
         less, validated = within
+        many = f"{validated.valid_utterances} utterances are" if validated.validates else "nothing is"
         tell(
             f"this model takes {slow:.2g} s for a second of speech here, so in {learned.minutes:g} minutes at most {less.score_minutes:g} "
             f"of speech are scored on and {less.reconstruct_minutes:g} refitted on in {less.reconstruct_steps} steps, {less.trials} plans are tried, and "
-            f"{validated.valid_utterances} utterances validated on; the rest is for training"
+            f"{many} validated on; the rest is for training"
         )
     return within
 
@@ -78,18 +86,18 @@ def pace(recognizer: Recognizer, speech: Speech) -> float:
 
     Args:
         recognizer: the model.
-        speech: the first batches of it are heard twice, as the first time is slower.
+        speech: the first batches of it are heard.
     """
     batches = first_batches(speech, HEARD_SECONDS * recognizer.sample_rate)
     samples = sum(len(wave) for batch in batches for wave in batch)
-    seconds = 0.0
-    for _ in range(2):
+    seconds = []
+    for _ in range(TIMES):
         start = perf_counter()
         for batch in batches:
             # Fetched, so that a GPU has done its work.
             recognizer.logits(batch)[0].cpu()
-        seconds = perf_counter() - start
-    return max(seconds, 1e-6) * recognizer.sample_rate / max(1, samples)
+        seconds.append(perf_counter() - start)
+    return max(min(seconds), 1e-6) * recognizer.sample_rate / max(1, samples)
 
 
 def fitted(
@@ -97,10 +105,14 @@ def fitted(
 ) -> tuple[OneShot, Learned]:
     """What of the settings fits into their ``minutes`` at a pace, see `in_time`."""
     # Passes of the model over a minute of speech, and over an utterance, that the time is enough for.
-    passes = SHARE * learned.minutes / pace
+    share = TRYING if oneshot.trials else SHARE
+    passes = share * learned.minutes / pace
     utterances = VALIDATING * 60 * learned.minutes / (pace * utterance_seconds)
-    # Before the first step, as often as was asked for, and of each part of the way back.
-    validations = 1 + learned.validations + len(PARTS)
+    # Beside those that were asked for there is one before the first step, and one of each part of the way back.
+    more = 1 + len(PARTS)
+    fewest = max(1, min(FEWEST, math.ceil(VALIDATED_SECONDS / utterance_seconds)))
+    validated = min(learned.valid_utterances, max(fewest, _tens(utterances / (more + learned.validations))))
+    trial = (REFITTING * REFIT_SECONDS + JUDGED_SECONDS) / 60
     return (
         replace(
             oneshot,
@@ -108,13 +120,15 @@ def fitted(
             reconstruct_minutes=min(oneshot.reconstruct_minutes, _whole(passes / REFITTING)),
             reconstruct_steps=min(
                 oneshot.reconstruct_steps,
-                _tens(VALIDATING / SHARE * passes / (SETTLING * BATCH_SECONDS / 60)),
+                _tens(VALIDATING * learned.minutes / pace / (SETTLING * BATCH_SECONDS / 60)),
             ),
-            trials=min(oneshot.trials, int(passes / (REFITTING * REFIT_SECONDS / 60))),
+            # Beside the plans that are tried there is the usual one.
+            trials=min(oneshot.trials, max(0, int(passes / trial) - 1)),
         ),
         replace(
             learned,
-            valid_utterances=min(learned.valid_utterances, max(FEWEST, _tens(utterances / validations))),
+            valid_utterances=validated,
+            validations=min(learned.validations, max(0, int(utterances / max(1, validated)) - more)),
         ),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from secateur.evaluation.comparison import compare
@@ -35,6 +36,7 @@ from secateur.speech.sampling import sample_batches, sample_pool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free, save_pruned
 from secateur.structure.cost import CostModel, mac_cost, parameter_cost
+from secateur.structure.counting import weights_digest
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.phase import Log
@@ -45,6 +47,9 @@ ONE_BY_ONE = 1e-3
 
 ROUNDS = 10
 """Forward passes of the unpruned and the pruned model, in turns, that are timed."""
+
+UNTRAINED = ("learned.batch_seconds", "learned.precision", "learned.rate")
+"""Settings that may be others when a run goes on, as long as it has not trained."""
 
 CHANGED = 6
 """Utterances that a report quotes because they are heard worse than before, and as many because better."""
@@ -130,7 +135,7 @@ def prune(
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
         else:
-            plan, smaller, told = task.learn(workspace, pool, valid, teacher, log, tell, pace, decide)
+            plan, smaller, told = task.learn(workspace, pool, valid, scored, teacher, log, tell, pace, decide)
         if valid is not None:
             with clock.time("evaluate"):
                 progress.begin("evaluating after")
@@ -201,6 +206,7 @@ class _Task:
         workspace: Workspace,
         pool: SpeechPool | None,
         valid: Corpus | None,
+        scored: Sequence[Evaluation],
         teacher: Recognizer | None,
         log: Log | None,
         tell: Callable[[str], object] | None,
@@ -217,16 +223,21 @@ class _Task:
                 skips=self.skips,
                 progress=self.progress.advance,
             )
+            heard = float(everything.seconds.sum())
+            workspace.same("the model", weights_digest(dense.model))
+            workspace.same("the speech", f"{len(everything)} utterances of {heard:.0f} s")
             rest, held = set_aside(everything, valid, settings.learned, settings.oneshot.seed)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
+        # What is validated on: transcribed speech, which may have other lengths, or a part of this.
+        lengths = np.array([row.seconds for row in scored[0].rows]) if scored else everything.seconds
         with self.clock.time("prune"):
             oneshot, learned = in_time(
                 settings.oneshot,
                 settings.learned,
                 # As it was found first: what is done was done on so much speech.
                 lambda: workspace.figure("pace", lambda: (pace or measured_pace)(dense, sample)),
-                float(everything.seconds.mean()),
+                float(lengths.mean()),
                 tell,
             )
             if held is not None:
@@ -251,7 +262,15 @@ class _Task:
             plan, smaller = run.run()
             cast(smaller.model, self.dense.model.dtype)
         told = {
-            "audio_seconds": round(float(everything.seconds.sum()), 1),
+            "audio_seconds": round(heard, 1),
+            "within_time": {
+                "score_minutes": oneshot.score_minutes,
+                "reconstruct_minutes": oneshot.reconstruct_minutes,
+                "reconstruct_steps": oneshot.reconstruct_steps,
+                "trials": oneshot.trials,
+                "validations": learned.validations,
+                "valid_utterances": learned.valid_utterances,
+            },
             "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
             "held_out": len(everything) - len(rest),
             "history": run.history,
@@ -267,8 +286,8 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
         return Workspace(None)
     place = Workspace.place(Path(out))
     trained = any(any(place.glob(f"{phase}*.pt")) for phase in TRAINED)
-    # Batches that a GPU has no room for must not cost what was scored and refitted before them.
-    return Workspace.of(Path(out), settings.plain(), free=() if trained else ("learned.batch_seconds",))
+    # Batches that a GPU has no room for, and a training that came to nothing, must not cost what was scored and refitted before.
+    return Workspace.of(Path(out), settings.plain(), free=() if trained else UNTRAINED)
 
 
 def _in_full(recognizer: Recognizer) -> Recognizer:

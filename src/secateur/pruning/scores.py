@@ -204,8 +204,8 @@ def random(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[s
 def obs(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """Optimal brain surgeon within each consumer: remove units one after the other, refit those that stay at every step.
 
-    Units that no single layer consumes, such as the query/key width, are not judged and stay, and neither are modules
-    and layers. See `surgeon_order`. Harms are nats per frame, as `fisher`'s, but only for what refitting cannot make up
+    Units that no single layer consumes are not judged here: the query/key width of rotated heads is by `oneshot.with_widths`, the residual
+    width stays. Nor are modules and layers; a module goes with its last unit. See `surgeon_order`. Harms are nats per frame, as `fisher`'s, but only for what refitting cannot make up
     for, so that they are smaller.
     """
     scores = {}

@@ -11,7 +11,13 @@ from pathlib import Path
 from secateur.errors import SecateurError
 from secateur.files import is_there
 from secateur.speech.audio import audio_seconds
-from secateur.speech.folders import AUDIO_SUFFIXES, folder_utterances, transcript_beside
+from secateur.speech.folders import (
+    AUDIO_SUFFIXES,
+    CONVERT,
+    UNREADABLE_SUFFIXES,
+    folder_utterances,
+    transcript_beside,
+)
 from secateur.speech.manifests import looks_like_manifest, manifest_source
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Source, Utterance
@@ -77,6 +83,25 @@ class Corpus:
             else:
                 yield entry
 
+    def scorable(self) -> Iterator[Utterance | Skipped]:
+        """`transcribed` for who measures: an utterance without a transcript is skipped too.
+
+        Raises:
+            SecateurError: none of the first utterances, or of all, has a transcript.
+        """
+        told, untold = False, list[Path]()
+        for entry in self.transcribed():
+            if isinstance(entry, Utterance) and entry.text is None:
+                untold.append(entry.path)
+                if not told and len(untold) > SkipLog.limit:
+                    break
+                yield Skipped(entry.id, "has no transcript")
+                continue
+            told = told or isinstance(entry, Utterance)
+            yield entry
+        if untold and not told:
+            raise SecateurError(f"{untold[0]} has no transcript to measure on: give transcribed speech")
+
 
 def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     """Recognise what `data` is by looking at it, and open it without reading it through.
@@ -128,6 +153,8 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
         source = manifest_source(path)
     elif path.is_file() and (path.suffix.lower() in AUDIO_SUFFIXES or _opens_as_audio(path)):
         source = partial(_one_file, path)
+    elif path.suffix.lower() in UNREADABLE_SUFFIXES:
+        raise SecateurError(f"{data} {CONVERT}")
     else:
         raise SecateurError(f"{data} is none of what was looked for: give {_KINDS}")
     return Corpus(source, limit)

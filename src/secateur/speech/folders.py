@@ -7,13 +7,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from secateur.errors import reason
 from secateur.speech.skips import Skipped
 from secateur.speech.utterance import Utterance
 
 AUDIO_SUFFIXES = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .rf64 .snd .sph .w64 .wav".split()
 )
+UNREADABLE_SUFFIXES = frozenset(".3gp .aac .amr .m4a .mka .mkv .mov .mp4 .webm .wma".split())
+"""Of audio and video that soundfile does not read."""
+
+CONVERT = "is in a format that cannot be read: convert it to FLAC or WAV"
+
 _LIBRISPEECH = ".trans.txt"
+_TRANSCRIPT_SUFFIXES = (".txt", ".TXT")
 
 
 def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
@@ -22,10 +29,13 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
     Links to folders are followed, into each folder once.
 
     In a directory with LibriSpeech transcripts the utterances are their lines, in their order, then any audio that
-    they do not mention. Ids are LibriSpeech's, or else the path in the folder without its suffix.
+    they do not mention. Ids are LibriSpeech's, or else the path in the folder without its suffix. Directories that cannot be listed
+    are skipped, and so is audio of formats that are not read.
     """
     known = {os.path.realpath(folder)}
-    for name, directories, files in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for name, directories, files in os.walk(folder, onerror=closed.append, followlinks=True):
+        yield from _unlisted(closed)
         directories[:] = sorted(each for each in directories if not each.startswith("."))
         places = {each: os.path.realpath(Path(name, each)) for each in directories}
         directories[:] = [each for each in directories if places[each] not in known]
@@ -37,24 +47,44 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
         # LibriSpeech has been repacked in every format: where no known one is there, any name but a text's will do.
         for path in audio + [path for path in paths if path.suffix.lower() != ".txt"]:
             by_stem.setdefault(path.stem, path)
+        heard = {path.stem for path in audio}
         mentioned = set()
+        unread = None
         for transcripts in (path for path in paths if path.name.endswith(_LIBRISPEECH)):
             for entry in _librispeech_chapter(transcripts, by_stem):
                 if isinstance(entry, Utterance):
                     mentioned.add(entry.path)
+                elif entry.name == str(transcripts):
+                    unread = f"{entry.name} {entry.reason}"
                 yield entry
-        for path in audio:
-            if path not in mentioned:
-                yield transcript_beside(Utterance(path.relative_to(folder).with_suffix("").as_posix(), path))
+        for path in paths:
+            if path in mentioned:
+                continue
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                yield transcript_beside(
+                    Utterance(path.relative_to(folder).with_suffix("").as_posix(), path, flaw=unread)
+                )
+            elif path.suffix.lower() in UNREADABLE_SUFFIXES and path.stem not in heard:
+                yield Skipped(str(path), CONVERT)
+    yield from _unlisted(closed)
 
 
 def transcript_beside(utterance: Utterance) -> Utterance:
     """The utterance with the text of the `.txt` of the same name, if there is one."""
-    beside = utterance.path.with_suffix(".txt")
-    try:
-        return replace(utterance, text=_text(beside)) if beside.is_file() else utterance
-    except (OSError, UnicodeDecodeError) as error:
-        return replace(utterance, flaw=f"{beside} cannot be read as UTF-8 text ({error})")
+    for beside in map(utterance.path.with_suffix, _TRANSCRIPT_SUFFIXES):
+        try:
+            if beside.is_file():
+                return replace(utterance, text=_text(beside), flaw=None)
+        except (OSError, UnicodeDecodeError) as error:
+            return replace(utterance, flaw=f"{beside} cannot be read as UTF-8 text ({error})")
+    return utterance
+
+
+def _unlisted(errors: list[OSError]) -> Iterator[Skipped]:
+    """Directories that could not be listed, each once."""
+    while errors:
+        error = errors.pop(0)
+        yield Skipped(str(error.filename), f"cannot be listed ({reason(error)})")
 
 
 def _librispeech_chapter(transcripts: Path, audio: dict[str, Path]) -> Iterator[Utterance | Skipped]:

@@ -11,6 +11,9 @@ from lhotse.serialization import deserialize_item
 from secateur.speech.skips import BrokenEntryError
 from secateur.speech.utterance import Utterance
 
+SLACK_SECONDS = 0.1
+"""How far a supervision may go beyond its cut, by rounding or by a margin, and still be in it."""
+
 
 def utterance_of_cut(record: dict[str, Any], folder: Path) -> Utterance:
     """A cut of a single-channel recording in one file, with its supervisions' texts in their order.
@@ -47,11 +50,15 @@ def _utterance(cut: MonoCut, folder: Path) -> Utterance:
         raise BrokenEntryError(f"has a recording of {kinds}: only one source of type file is supported")
     beside = folder / recording.sources[0].source
     said = sorted(cut.supervisions, key=lambda supervision: supervision.start)
-    texts = [supervision.text for supervision in said if supervision.text is not None]
+    told = [supervision for supervision in said if supervision.text is not None]
+    texts = [supervision.text for supervision in told]
+    # Lhotse's windows keep supervisions whole that they hold a part of.
+    beyond = any(each.start < -SLACK_SECONDS or each.end > cut.duration + SLACK_SECONDS for each in told)
     return Utterance(
         id=cut.id,
         path=beside if beside.exists() else Path(recording.sources[0].source),
-        text=" ".join(texts) if texts else None,
+        text=" ".join(texts) if texts and not beyond else None,
         offset=float(cut.start),
         duration=float(cut.duration),
+        flaw="has a supervision that goes beyond it: trim cuts to supervisions" if beyond else None,
     )

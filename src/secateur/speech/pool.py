@@ -25,6 +25,8 @@ HELD_HOURS = 12.0
 """Of 16 kHz audio that is 1.4 GB."""
 
 _FULL_SCALE = 32768
+_QUIETEST = 1 / 64
+"""Peak below which 16 bits of the full scale leave too little, so that an utterance has a scale of its own, as one above 1 has."""
 
 
 class Read(Protocol):
@@ -34,12 +36,31 @@ class Read(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _Held:
+    """A waveform in 16 bit, and what its largest numbers stand for."""
+
+    samples: npt.NDArray[np.int16]
+    scale: float
+
+    @classmethod
+    def of(cls, wave: Waveform) -> _Held:
+        peak = float(np.abs(wave).max(initial=0.0))
+        scale = 1.0 if _QUIETEST <= peak <= 1 or not peak else peak
+        whole = np.rint(wave * np.float32(_FULL_SCALE / scale))
+        return cls(np.clip(whole, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16), scale)
+
+    def waveform(self) -> Waveform:
+        wave: Waveform = self.samples.astype(np.float32) * np.float32(self.scale / _FULL_SCALE)
+        return wave
+
+
+@dataclass(frozen=True, slots=True)
 class _Piece:
-    """An utterance, or a part of a long one; of ``samples`` if they are held, else to be read again."""
+    """An utterance, or a part of a long one; ``held``, or else to be read again."""
 
     utterance: Utterance
     seconds: float
-    samples: npt.NDArray[np.int16] | None = None
+    held: _Held | None = None
 
 
 class SpeechPool:
@@ -101,7 +122,7 @@ class SpeechPool:
             for position, utterance, wave in zip(
                 batch.positions, batch.utterances, batch.waveforms, strict=True
             ):
-                heard.append((position, _Piece(utterance, len(wave) / sample_rate, _quantised(wave))))
+                heard.append((position, _Piece(utterance, len(wave) / sample_rate, _Held.of(wave))))
             if progress is not None:
                 progress(len(batch.waveforms), audio_seconds=sum(map(len, batch.waveforms)) / sample_rate)
         pieces = [piece for _, piece in sorted(heard, key=lambda item: item[0])]
@@ -136,31 +157,25 @@ class SpeechPool:
         Raises:
             SecateurError: it cannot be read, and ``skips`` allows no more of that.
         """
-        piece = self._pieces[index]
-        samples = piece.samples if piece.samples is not None else self._read(index)
-        wave: Waveform = samples.astype(np.float32) / np.float32(_FULL_SCALE)
-        return wave
+        held = self._pieces[index].held
+        return self._read(index) if held is None else held.waveform()
 
     def text(self, index: int) -> str | None:
         """What is said in it, if that is known."""
         return None if index in self._silent else self._pieces[index].utterance.text
 
-    def _read(self, index: int) -> npt.NDArray[np.int16]:
+    def _read(self, index: int) -> Waveform:
         utterance = self._pieces[index].utterance
         if index not in self._silent:
             try:
-                return _quantised(
-                    read_audio(
-                        utterance.path,
-                        self.sample_rate,
-                        offset=utterance.offset,
-                        duration=utterance.duration,
-                    )
+                wave = read_audio(
+                    utterance.path, self.sample_rate, offset=utterance.offset, duration=utterance.duration
                 )
+                return _Held.of(wave).waveform()
             except SecateurError as error:
                 self._silent.add(index)
                 self.skips.skip(Skipped(utterance.id, str(error)))
-        return np.zeros(round(self._pieces[index].seconds * self.sample_rate), dtype=np.int16)
+        return np.zeros(round(self._pieces[index].seconds * self.sample_rate), dtype=np.float32)
 
 
 def _cut(corpus: Corpus, longest_seconds: float) -> Iterator[_Piece | Skipped]:
@@ -185,7 +200,3 @@ def _first(entries: Iterator[_Piece | Skipped], seconds: float) -> Iterator[Utte
         seconds -= entry.seconds
         if seconds <= 0:
             return
-
-
-def _quantised(wave: Waveform) -> npt.NDArray[np.int16]:
-    return np.clip(np.rint(wave * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)

@@ -161,6 +161,10 @@ def _model_class(source: str, config: PreTrainedConfig) -> Any:
         raise SecateurError(
             f"{source} is a {config.model_type} model; supported are CTC models of the kinds {', '.join(sorted(HEARD))}"
         )
+    if getattr(config, "add_adapter", False):
+        raise SecateurError(
+            f"{source} has an adapter behind its encoder (add_adapter), which changes its frame rate and cannot be heard"
+        )
     known = AutoModelForCTC._model_mapping[type(config)]
     dense = known[0] if isinstance(known, tuple) else known
     return surgery.pruned_class(dense) if hasattr(config, "secateur_structure") else dense

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,15 @@ SAMPLES_PER_SECOND = 16000
 def parameters(model: nn.Module) -> int:
     """Trainable numbers in a model; one that two modules share counts once, buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Twelve hexadecimal digits that tell a model's weights from others of the same shapes."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def macs(model: PreTrainedModel, seconds: float) -> int:

@@ -91,17 +91,13 @@ def scorable(data: str | Path, limit: int | None) -> Corpus:
     """Speech to measure on; refused here, before the work, rather than in the midst of it.
 
     Raises:
-        SecateurError: an utterance has no transcript, the corpus is not there, or too much of it has no header that can be read.
+        SecateurError: it has no transcripts, the corpus is not there, or too much of it cannot be read.
     """
     valid, skips = open_corpus(data, limit=limit), SkipLog()
-    for entry in valid.transcribed():
+    for entry in valid.scorable():
         if isinstance(entry, Skipped):
             skips.skip(entry)
             continue
-        if entry.text is None:
-            raise SecateurError(
-                f"{entry.path} has no transcript to measure on: give transcribed speech as {data}, or none"
-            )
         try:
             audio_seconds(entry.path)
         except SecateurError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from secateur.errors import NoResultError
 from secateur.progress import TARGET, ProgressBar
 from secateur.training.feed import Feed
 from secateur.training.objective import Objective
@@ -68,4 +69,10 @@ def run_phase(
     trainer = Trainer(objective, parameters, loop, checkpoint=checkpoint, validate=validate, report=report)
     logged = len(trainer.progress.history)
     progress.begin(name, trainer.progress.total, trainer.progress.step)
-    return trainer.run(feed)
+    try:
+        return trainer.run(feed)
+    except NoResultError:
+        # Going on from there would come to the same.
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        raise

@@ -20,11 +20,14 @@ from secateur.training.interrupt import patience
 from secateur.training.objective import Objective
 
 LOOKS = (12, 48, 192)
-"""Steps after which the speed is looked at where the time is given, and again each time the last number of them is done.
+"""Steps after which the speed is looked at where the time is given; later it is each time that `LOOK_SHARE` of the time has gone.
 
 The first tells when the end will be. The later ones mend it: kernels are compiled for every new shape of batch, and a machine
 that others use too is not as fast at all times. The first quarter of the steps before each does not count.
 """
+
+LOOK_SHARE, FEWEST_LAPS = 0.05, 4
+"""Part of a phase's time, and steps, between two looks at least."""
 
 WARM_UP_STEPS = 40
 """Steps over which the rates of a trained model rise, so that Adam's moments are known before its weights move far."""
@@ -247,7 +250,8 @@ class Trainer:
             self._resumed = False
         else:
             self._laps.append(seconds)
-        if progress.step in LOOKS or progress.step % LOOKS[-1] == 0:
+        late = len(self._laps) >= FEWEST_LAPS and sum(self._laps) > LOOK_SHARE * given
+        if progress.step in LOOKS or (progress.step > LOOKS[0] and late):
             laps = self._laps[len(self._laps) // 4 :]
             self._stepping = sum(laps) / len(laps)
             self._laps.clear()

@@ -123,6 +123,27 @@ class Workspace:
             write_text(file, json.dumps(figures) + "\n")
         return float(figures[name])
 
+    def same(self, name: str, value: str) -> None:
+        """Hold a run that goes on to what it began with, beyond its settings.
+
+        Args:
+            name: of what must not have changed.
+            value: tells it from others.
+
+        Raises:
+            SecateurError: it was another when the run began.
+        """
+        if self.folder is None:
+            return
+        file = self.folder / FIGURES
+        figures = _read(file) if file.exists() else {}
+        if figures.setdefault(name, value) != value:
+            raise SecateurError(
+                f"{self.folder} holds an unfinished run, and {name} has changed since it began (from {figures[name]} to {value}): "
+                "give what it began with, or delete the folder"
+            )
+        write_text(file, json.dumps(figures) + "\n")
+
     def so_far(self, name: str) -> Path | None:
         """File for what a stage has done so far, which goes when the stage is done."""
         return None if self.folder is None else self.folder / f"{name}.so-far.pt"

@@ -114,12 +114,12 @@ class Known:
             found = [Row(**{name: row[name] for name in Row.__dataclass_fields__}) for row in record["rows"]]
             rows = {(row.method, row.budget): row for row in found if not row.error}
             failed = {(row.method, row.budget): row for row in found if row.error}
-            there = record["environment"]
-            if any(there.get(name, machine[name]) != machine[name] for name in _PLACE) or any(
-                record["settings"][name] != asked[name] for name in _MEASURED
-            ):
-                return cls(tuple(rows), failed=failed)
-            return cls(tuple(rows), dict(record["unpruned"]), rows, failed, record.get("pace"))
+            there, before = record["environment"], record["settings"]
+            moved = any(there.get(name, machine[name]) != machine[name] for name in _PLACE)
+            pace = None if moved or before["model"] != asked["model"] else record.get("pace")
+            if moved or any(before[name] != asked[name] for name in _MEASURED):
+                return cls(tuple(rows), failed=failed, pace=pace)
+            return cls(tuple(rows), dict(record["unpruned"]), rows, failed, pace)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 

@@ -28,6 +28,7 @@ from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
+from secateur.structure.counting import weights_digest
 from secateur.timing import threads
 from secateur.training.workspace import Workspace, differences
 
@@ -188,7 +189,7 @@ def _row(
     if not (folder / "run.yaml").is_file():
         # What fails here fails for all, so it is no row's error.
         dense, pool, before = same.recognizer, same.pool, same.before
-        about = {"dtype": str(dense.model.dtype)} | {
+        about = {"dtype": str(dense.model.dtype), "weights": weights_digest(dense.model)} | {
             name: settings.plain()[name] for name in ("model", "data", "scope")
         }
         try:
