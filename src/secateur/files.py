@@ -45,10 +45,12 @@ def write_text(path: str | Path, text: str, *, instead: str = "free or name anot
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
+        # Whatever /dev/stdout leads to, it is not to be replaced.
+        if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
-        with whole(path) as partial:
+        # A link stays one: it is what it leads to that is replaced.
+        with whole(Path(os.path.realpath(path))) as partial:
             # Names of files need not be text; what stands for them then is what JSON has for it.
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

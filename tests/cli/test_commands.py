@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from click.testing import Result
 import secateur.recognizer
 import secateur.transcription
 from secateur.cli import main
+from secateur.errors import SecateurError
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]
@@ -177,6 +180,8 @@ def test_one_file_is_printed_as_text_alone_and_several_with_their_paths(run: Run
         (("inspect", "MODEL", "--device", "meta"), "'meta' is none of the devices that Secateur computes on"),
         (("inspect", "MODEL", "--json", "/no/such/folder/figures.json"), "/no/such/folder/figures.json"),
         (("inspect", "MODEL", "--seconds", "0.001"), "0.001 s"),
+        (("inspect", "MODEL", "--no-measure", "--batch", "2"), "--batch is for measured time"),
+        (("demo", "--minutes", "3", "--steps", "2"), "--minutes and --steps both say how long"),
         (("evaluate", "MODEL", "--data", "nowhere"), "nowhere does not exist"),
         (("transcribe", "MODEL", "nowhere.wav"), "nowhere.wav does not exist"),
         (("evaluate", "MODEL", "--data", ".", "--utterances", "-"), "--utterances writes to a file"),
@@ -209,7 +214,14 @@ def test_a_failure_of_ours_is_not_passed_off_as_a_wrong_request(
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nMore")]
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nMore"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+    ],
 )
 def test_too_little_memory_is_one_sentence(
     refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -290,6 +302,47 @@ def test_quiet_hides_the_progress_that_a_terminal_would_show(
         result = run(*(places.get(word, word) for word in command.split()), *(["--quiet"] if quiet else []))
         assert result.exit_code == 0
         assert ("\x1b[" in result.stderr) is not quiet
+
+
+def test_figures_that_cannot_be_written_are_shown(
+    run: Run, refused: Refused, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("transcribe", model, speech / "1.wav", "--json", tmp_path / "figures.json")
+    heard = run("transcribe", model, speech / "1.wav").stdout
+
+    def full(*_: object, **__: object) -> None:
+        raise SecateurError("figures.json cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(secateur.cli.common, "write_text", full)
+        result = run(*asked)
+    assert result.exit_code == 2
+    assert result.stderr == "secateur: figures.json cannot be written: No space left on device\n"
+    assert result.stdout == heard
+    # What can be known before is refused before.
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)
+    assert "as its folder is closed to this user" in refused(*asked)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links are for administrators there")
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest.json").symlink_to(tmp_path / "figures.json")
+    assert run("inspect", model, "--no-measure", "--json", tmp_path / "latest.json").exit_code == 0
+    assert (tmp_path / "latest.json").is_symlink()
+    assert json.loads((tmp_path / "figures.json").read_text())["params"] > 0
+
+
+def test_programs_are_given_utf_8_whatever_a_terminal_has(
+    run: Run, model: Path, speech: Path, tmp_path: Path
+) -> None:
+    spoken = tmp_path / "речь.wav"
+    shutil.copy(speech / "1.wav", spoken)
+    code = "from secateur.cli import main; main()"
+    command = [sys.executable, "-c", code, "transcribe", str(model), str(spoken), "--quiet", "--json", "-"]
+    ran = subprocess.run(
+        command, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=True
+    )
+    assert json.loads(ran.stdout.decode("utf-8"))[0]["path"] == str(spoken)
 
 
 def test_what_was_heard_is_not_lost_with_what_comes_after(

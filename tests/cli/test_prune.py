@@ -262,7 +262,7 @@ def test_ctrl_c_before_anything_is_done_leaves_nothing(
     monkeypatch.setattr(method, "decide", interrupt)
     result = run(*learned_arguments(model, speech, tmp_path / "out"))
     assert result.exit_code == 130
-    assert "so there is no result" in result.stderr
+    assert result.stderr == "secateur: stopped by Ctrl-C before the end\n"
     assert listing(tmp_path) == []
 
 

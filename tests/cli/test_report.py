@@ -127,6 +127,17 @@ def test_report_gives_the_figures_as_json_too(
     assert page.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["report.json", "run.yaml"])
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_a_page_or_figures_never_take_the_place_of_the_record(
+    refused: Refused, pruned: Path, monkeypatch: pytest.MonkeyPatch, name: str, option: str
+) -> None:
+    monkeypatch.chdir(pruned)
+    before = (pruned / name).read_bytes()
+    assert "are one place" in refused("report", ".", option, name)
+    assert (pruned / name).read_bytes() == before
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 def test_what_standard_output_cannot_take_is_one_sentence(pruned: Path) -> None:
     for option in ("--out", "--json"):

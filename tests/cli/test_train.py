@@ -99,6 +99,7 @@ def test_a_page_that_cannot_be_written_does_not_spoil_the_model(
         ({"valid": "nowhere"}, "nowhere does not exist"),
         ({"width": 30, "heads": 4}, "a width of 30 does not go with 4 heads"),
         ({"minutes": 1}, "--minutes and --steps both say how long the training is"),
+        ({"limit": 3}, "--limit is for --valid: give both, or neither"),
         (
             {"init": "tiny"},
             "--layers is for random weights, and tiny, which training begins with, has its own",

@@ -56,6 +56,14 @@ def test_a_kind_of_units_and_the_front_end_have_numbers_of_their_own(groups: Gro
     assert harm(some, "subsampling.0.channels") == pytest.approx(1 / math.e)
 
 
+def test_the_residual_width_is_no_part_of_the_front_end(make_recognizer: Callable[..., Recognizer]) -> None:
+    wide = find_groups(make_recognizer("conformer", layers=3).model, width=True)
+    ones = {name: Elimination.by_harm(torch.ones(group.size)) for name, group in wide.items()}
+    some = weighted(wide, ones, {FRONT_END: -1.0, wide["width"].kind: 2.0})
+    assert harm(some, "width") == pytest.approx(math.e**2)
+    assert harm(some, "subsampling.0.channels") == pytest.approx(1 / math.e)
+
+
 def test_numbers_are_those_that_can_change_how_a_budget_is_shared(groups: Groups, scores: Scores) -> None:
     names = numbers(groups, scores)
     assert names[:3] == ["depth", "middle", "front end"]

@@ -63,6 +63,36 @@ def test_the_page_of_a_run_says_what_was_asked_and_what_came_out(make_result: Ma
         assert expected.replace("( ", "(") in text
 
 
+def test_a_limit_above_what_there_was_is_said_to_hold_nothing_back_and_has_no_mark(
+    make_result: MakeResult,
+) -> None:
+    page = run_page(make_result(budget="params=50%,macs=1G"))
+    assert "at most 192 % of the MACs, which holds nothing back" in str(Text(page))
+    assert page.count('class="limit" x1="50.0%"') == 1
+    assert 'x1="192' not in page
+
+
+def test_a_long_recording_says_how_much_of_it_is_there(
+    make_result: MakeResult, make_report: MakeReport
+) -> None:
+    (quote,) = make_report()["changed"]
+    folder = make_result(changed=[quote | {"seconds": 125.0}])
+    assert "The first" not in str(Text(run_page(folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secateur.reporting.page.recordings", lambda *_: {"one": "data:audio/flac;base64,AA=="})
+        assert "The first 40 s of 2 min 5 s." in str(Text(run_page(folder)))
+
+
+def test_folders_of_one_name_are_told_apart(make_result: MakeResult, tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        (tmp_path / parent).mkdir()
+    folders = [make_result(f"{parent}/pruned") for parent in ("a", "b")]
+    text = str(Text(comparison_page([*folders, make_result("other")])))
+    for folder in folders:
+        assert str(folder) in text
+    assert str(tmp_path / "other") not in text
+
+
 def test_the_command_that_repeats_the_run_can_be_pasted(
     make_result: MakeResult, make_report: MakeReport
 ) -> None:

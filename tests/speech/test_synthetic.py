@@ -289,6 +289,18 @@ def test_what_a_killed_process_left_is_made_anew_and_never_read(cache: Path) -> 
     assert not {each.path for each in utterances} & set(left)
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "no text"])
+def test_a_chapter_that_is_damaged_is_made_anew(cache: Path, damage: str) -> None:
+    made = [(each.id, each.text) for each in open_corpus("synthetic:train:8")]
+    chapter = next(iter(open_corpus("synthetic:train:8"))).path.parent
+    file = next(chapter.glob("*.txt" if damage == "no text" else "*.flac"))
+    file.unlink()
+    if damage == "empty":
+        file.touch()
+    assert [(each.id, each.text) for each in open_corpus("synthetic:train:8")] == made
+    assert len(list(chapter.glob("*.flac"))) == corpus.CHAPTER
+
+
 def test_two_processes_that_make_the_same_chapter_end_with_one(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

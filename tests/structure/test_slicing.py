@@ -122,10 +122,14 @@ def test_layers_close_up_and_the_configuration_counts_them(make_model: MakeModel
 def test_each_layer_reads_columns_of_its_own_of_the_table_of_positions(make_model: MakeModel) -> None:
     model = make_model("conformer", layers=2)
     once = cut(model, {"layers.0.self_attn.positions": range(0, 16, 2), "layers.1.self_attn.positions": [5]})
+    # What it remembers of the columns that it read is not those of a model that is cut once more.
+    table = torch.zeros(3, 16, dtype=model.dtype)
+    assert once.encoder.layers[0].self_attn.relative_k_proj(table).shape[0] == 3
     twice = cut(once, {"layers.0.self_attn.positions": [1, 3]})
     for index, columns in enumerate([[2, 6], [5]]):
         before, after = (each.encoder.layers[index].self_attn.relative_k_proj for each in (model, twice))
         assert after.columns == columns
+        assert after(table).shape == before(table).shape
         assert torch.equal(after.weight, before.weight[:, columns])
     # The table is as wide as it was, however wide the residual stream is.
     narrower = cut(model, {"width": range(0, 16, 2)})

@@ -344,6 +344,14 @@ def test_speech_to_measure_on_that_is_not_there_is_refused_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_text_that_its_audio_cannot_hold_counts_for_nothing_and_is_told(speech: Path, tmp_path: Path) -> None:
+    folder, told = tmp_path / "speech", list[str]()
+    shutil.copytree(speech, folder)
+    (folder / "0.txt").write_text("low high " * 50, encoding="utf-8")
+    train(settings(folder, steps=1), tell=told.append)
+    assert any("1 of" in sentence and "more text than their audio can hold" in sentence for sentence in told)
+
+
 def test_speech_without_any_transcript_is_refused(speech: Path, tmp_path: Path) -> None:
     silent = tmp_path / "silent"
     silent.mkdir()

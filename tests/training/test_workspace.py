@@ -30,18 +30,14 @@ def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Workspace.of(tmp_path / "out", BEFORE) as workspace:
-        workspace.same("the model", "0a1b")
-        workspace.stage("scores", dict)
-        raise KeyboardInterrupt
-    with pytest.raises(SecateurError), Workspace.of(tmp_path / "out", BEFORE) as workspace:
-        workspace.same("the model", "0a1b")
-        with pytest.raises(
-            SecateurError, match="the model has changed since it began .from 0a1b to 2c3d.: give what"
-        ):
-            workspace.same("the model", "2c3d")
+    workspace = stopped(tmp_path / "out")
+    workspace.same("the model", "0a1b")
+    changed = pytest.raises(
+        SecateurError, match="the model has changed since it began .from 0a1b to 2c3d.: give what"
+    )
+    with changed, Workspace.of(tmp_path / "out", BEFORE) as workspace:
         assert workspace.figure("pace", lambda: 0.5) == 0.5
-        raise SecateurError("no")
+        workspace.same("the model", "2c3d")
     with Workspace.of(tmp_path / "out", BEFORE) as workspace:
         workspace.same("the model", "0a1b")
     Workspace(None).same("the model", "2c3d")

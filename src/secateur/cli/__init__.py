@@ -32,14 +32,15 @@ class Commands(click.Group):
         except SecateurError as error:
             raise Refusal(str(error)) from error
         except (MemoryError, RuntimeError) as error:
-            # By its name, as PyTorch takes a second to import and may not have been.
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            # By its name, as PyTorch takes a second to import and may not have been; on a CPU it has no name of its own.
+            of_memory = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+            if not isinstance(error, MemoryError) and not of_memory:
                 raise
             raise Refusal(
                 f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train or to evaluate, --refit-minutes and --score-minutes to prune in one shot, --batch to inspect"
             ) from error
         except KeyboardInterrupt as interrupt:
-            say(str(interrupt) or "stopped by Ctrl-C before the end, so there is no result")
+            say(str(interrupt) or "stopped by Ctrl-C before the end")
             ctx.exit(INTERRUPTED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,11 @@ def writable_file(_context: click.Context, option: click.Parameter, name: str | 
         path = Path(name).absolute()
         if path.is_dir() or not path.parent.is_dir():
             raise SecateurError(f"{name} cannot be written: give a file in a folder that exists")
+        # A file is written anew beside itself; what is no file, as a pipe, is written to.
+        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+            raise SecateurError(
+                f"{name} cannot be written, as its folder is closed to this user: give another"
+            )
     return name
 
 
@@ -269,12 +275,16 @@ def drawn(result: str | Path) -> str:
 
 def drawn_at(page: Path, draw: Callable[[], str]) -> str:
     """Draw a page, and say where it is; or why it is not there, and nothing is lost by that."""
+    instead = "the result is whole without it, and `secateur report` draws it"
     try:
-        write_text(page, draw(), instead="the result is whole without it, and `secateur report` draws it")
+        write_text(page, draw(), instead=instead)
     except SecateurError as error:
         say(str(error))
-        return "There is no page about it."
-    return f"What came of it is drawn in {page}."
+    except KeyboardInterrupt:
+        say(f"stopped by Ctrl-C while its page was drawn; {instead}")
+    else:
+        return f"What came of it is drawn in {page}."
+    return "There is no page about it."
 
 
 def check_apart(first: tuple[str, str | None], second: tuple[str, str | None]) -> None:
@@ -282,21 +292,33 @@ def check_apart(first: tuple[str, str | None], second: tuple[str, str | None]) -
     (one, here), (other, there) = first, second
     if here is None or there is None:
         return
-    if here == there == STANDARD_OUTPUT or Path(here).absolute() == Path(there).absolute():
+    if here == there == STANDARD_OUTPUT or Path(here).resolve() == Path(there).resolve():
         raise SecateurError(
             f"{one} {here} and {other} {there} are one place: give another file to one of them"
         )
 
 
-def put_out(text: str) -> None:
+def check_beside(curves: str | None, out: str | Path) -> None:
+    """Refuse a folder of curves within that of the result, which appears whole when all is done."""
+    if curves is not None and Path(curves).resolve().is_relative_to(Path(out).resolve()):
+        raise SecateurError(
+            f"--tensorboard {curves} lies in {out}, where the result is put in the end: give a folder beside it"
+        )
+
+
+def put_out(text: str, *, exact: bool = False) -> None:
     """Write to standard output.
+
+    Args:
+        text: what to write.
+        exact: for programs, to which letters matter: in UTF-8, whatever the terminal has.
 
     Raises:
         SecateurError: it cannot take it; but a reader that has seen enough is nobody's fault.
     """
     try:
         try:
-            click.echo(text)
+            click.echo(f"{text}\n".encode("utf-8", "backslashreplace") if exact else text, nl=not exact)
         except UnicodeEncodeError as error:
             # A terminal or a file of another alphabet, or a file's name that is no text.
             click.echo(text.encode(error.encoding, "replace").decode(error.encoding))
@@ -312,11 +334,16 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
 
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     if json_file == STANDARD_OUTPUT:
-        put_out(text)
+        put_out(text, exact=True)
         return
+    lost: SecateurError | None = None
     if json_file is not None:
         # First: whoever reads the rest may have seen enough.
-        write_text(json_file, f"{text}\n")
+        try:
+            write_text(json_file, f"{text}\n")
+        except SecateurError as error:
+            # What took an hour is shown all the same.
+            lost = error
     # Where nobody looks, nothing should be wrapped.
     console = Console(width=None if sys.stdout.isatty() else 200)
     for each in shown:
@@ -325,3 +352,5 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
                 console.print(each)
             each = drawn_here.get().rstrip("\n")
         put_out(each)
+    if lost is not None:
+        raise lost

@@ -9,6 +9,7 @@ import click
 from secateur.cli.common import (
     drawn,
     finish,
+    given,
     json_option,
     prepare,
     quiet_option,
@@ -17,6 +18,7 @@ from secateur.cli.common import (
     threads_option,
     usable_device,
 )
+from secateur.errors import SecateurError
 
 MODELS = ("before", "after")
 
@@ -52,7 +54,10 @@ def _best_device() -> str:
 @threads_option
 @json_option
 @quiet_option
+@click.pass_context
 def demo(
+    context: click.Context,
+    /,
     out: str,
     minutes: float,
     steps: int | None,
@@ -70,6 +75,8 @@ def demo(
     from secateur.reporting.pruning import pruning_table
     from secateur.reporting.sentences import sentences_table
 
+    if steps is not None and "minutes" in given(context, context.params):
+        raise SecateurError("--minutes and --steps both say how long the pruning is: give one of them")
     prepare(threads)
     pruned, asked = Path(out) / PRUNED, settings(minutes, steps)
     with resumable(pruned), ProgressBar("demo", quiet=quiet) as progress:

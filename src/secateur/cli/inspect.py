@@ -7,6 +7,7 @@ from functools import partial
 import click
 
 from secateur.cli.common import finish, load_recognizer, model_options
+from secateur.errors import SecateurError
 
 
 @click.command()
@@ -47,6 +48,8 @@ def inspect(
     from secateur.reporting.inspection import inspection_table
     from secateur.structure.inspect import inspect
 
+    if batch > 1 and not measure:
+        raise SecateurError("--batch is for measured time: leave it out, or --no-measure")
     recognizer = load_recognizer(model, device, dtype, threads)
     with ProgressBar("inspecting", quiet=quiet) as progress:
         inspection = inspect(

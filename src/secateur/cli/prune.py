@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from click.core import ParameterSource
 
 from secateur.cli.common import (
     augment_option,
+    check_beside,
     drawn,
     finish,
     given,
@@ -192,9 +194,10 @@ def prune(
     asked = {SETTINGS[name]: value for name, value in given(context, options).items()}
     settings = _settings(context, config, asked)
     Budget.parse(settings.keep)
+    check_beside(tensorboard, out)
     with (
         resumable(out) if settings.method == "learned" else nullcontext(),
-        curves(tensorboard) if tensorboard is not None else nullcontext() as log,
+        curves(tensorboard, say) if tensorboard is not None else nullcontext() as log,
     ):
         recognizer, skips = load_recognizer(str(settings.model), device, dtype, threads), SkipLog()
         with ProgressBar("pruning", quiet=quiet) as progress:
@@ -210,6 +213,7 @@ def prune(
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> PruneSettings:
     """Those of the file, or the defaults, and above them what was given on the command line."""
     from secateur.pruning import scores
+    from secateur.pruning.learned import TRAINED
     from secateur.pruning.settings import PruneSettings
 
     if config is not None:
@@ -225,7 +229,11 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
         given = given | {"learned.steps": None}
     settings = base.changed(given)
     if settings.method == "oneshot":
-        _refuse_learned(context)
+        _refuse_learned(context, "is for --method learned, and the method is oneshot")
+    elif not TRAINED.intersection(settings.learned.phases):
+        _refuse_learned(
+            context, "is for training, and none of --phases trains", ("phases", "minutes", "teacher")
+        )
     searches = settings.method == "learned" and "search" in settings.learned.phases
     if searches and settings.oneshot.uniform:
         raise SecateurError("--uniform is for scores, and a search decides for itself: leave one of them out")
@@ -246,12 +254,10 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
     return settings
 
 
-def _refuse_learned(context: click.Context) -> None:
-    """Refuse what the one-shot method would not heed."""
+def _refuse_learned(context: click.Context, why: str, but: Collection[str] = ()) -> None:
+    """Refuse options that would not be heeded where nothing is trained, ``but`` these."""
     for option in context.command.params:
         name = option.name or ""
         idle = name in ("tensorboard", "teacher") or SETTINGS.get(name, "").startswith("learned.")
-        if idle and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise SecateurError(
-                f"{option.opts[0]} is for --method learned, and the method is oneshot: leave it out"
-            )
+        if idle and name not in but and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise SecateurError(f"{option.opts[0]} {why}: leave it out")

@@ -36,14 +36,17 @@ def report(folders: tuple[str, ...], out: str | None, json_file: str | None) -> 
     The page is one HTML file, which asks the network for nothing.
     """
     from secateur.reporting.page import PAGE, comparison_page, run_page
-    from secateur.reporting.result import read
+    from secateur.reporting.result import REPORT, RUN, read
 
     alone = len(folders) == 1
     place = out if out is not None else str(Path(folders[0]) / PAGE) if alone else COMPARISON
     check_apart(("--out", place), ("--json", json_file))
+    for record in (Path(folder) / name for folder in folders for name in (REPORT, RUN)):
+        for option, given in (("--out", place), ("--json", json_file)):
+            check_apart((option, given), ("the result's", str(record)))
     page = run_page(folders[0]) if alone else comparison_page(folders)
     if out == STANDARD_OUTPUT:
-        put_out(page)
+        put_out(page, exact=True)
     else:
         write_text(place, page, instead="name another file with --out")
         say(f"{place} is written")

@@ -9,6 +9,7 @@ import click
 
 from secateur.cli.common import (
     augment_option,
+    check_beside,
     drawn,
     finish,
     given,
@@ -118,11 +119,12 @@ def train(
 
     asked = {RENAMED.get(name, name): value for name, value in given(context, options).items()}
     settings = _settings(context, config, asked)
+    check_beside(tensorboard, out)
     prepare(threads)
     skips = SkipLog()
     with (
         resumable(out),
-        curves(tensorboard) if tensorboard is not None else nullcontext() as log,
+        curves(tensorboard, say) if tensorboard is not None else nullcontext() as log,
         ProgressBar("training", quiet=quiet) as progress,
     ):
         report = train(settings, out, device=device, skips=skips, progress=progress, tell=say, log=log).report
@@ -145,6 +147,8 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
     else:
         missing = next(each for each in context.command.params if each.name == "data")
         raise click.MissingParameter(ctx=context, param=missing)
+    if "valid_limit" in given and settings.valid is None:
+        raise SecateurError("--limit is for --valid: give both, or neither")
     if settings.init is not None:
         for name in ("size", "layers", "width", "heads"):
             if name in given:

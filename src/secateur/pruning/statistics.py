@@ -35,6 +35,9 @@ They have a heavy tail: in a Conformer-CTC of 13 M parameters the largest percen
 that the plain mean tells of a dozen frames. What a frame can lose is bounded, which the second order does not know.
 """
 
+MOST_PATCHES = 4000
+"""Positions of a convolution that are looked at in an utterance: in wav2vec 2.0 the first one has 3,200 a second."""
+
 RECENT = 4096
 """Gradients whose lengths tell the quantile."""
 
@@ -297,7 +300,7 @@ class _Collector:
     ) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """Inputs [N, F] at positions of the output, when each is, in [0, 1), which were chosen, and how many there were.
 
-        Of the many positions of a convolution with several taps, about one is chosen for each frame of time.
+        Of the many positions of a convolution with several taps, about one is chosen for each frame of time, and no more than `MOST_PATCHES`.
         """
         if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
             rows = x.reshape(-1, x.shape[-1])
@@ -314,7 +317,8 @@ class _Collector:
         if height * width == frames and taps[0] * taps[1] == 1:
             chosen = torch.arange(frames)
         else:
-            chosen = torch.randperm(height * width, generator=self.generator)[:frames].sort().values
+            many = min(frames, MOST_PATCHES)
+            chosen = torch.randperm(height * width, generator=self.generator)[:many].sort().values
         row, column = chosen // width, chosen % width
         rows = patches[:, row, column].transpose(0, 1).flatten(1)
         when = column / width if isinstance(module, nn.Conv1d) else row / height

@@ -6,6 +6,7 @@ times, where
 
     w = depth x + middle 4 x (1 - x) + kind     in a layer, x from 0 in the first to 1 in the last one,
     w = front end                               before the layers,
+    w = kind                                    in all of them, as the residual width is,
 
 and ``kind`` is a number for each kind of units. Which numbers are best depends on the model and on the budget: `by_trial` looks for
 them.
@@ -46,7 +47,7 @@ def weighted(groups: Groups, scores: Scores, weighting: Weighting) -> Scores:
     def factor(name: str) -> float:
         x = next((places[home] for home in (name, *groups[name].inside) if home in places), None)
         if x is None:
-            return math.exp(weighting.get(FRONT_END, 0.0))
+            return math.exp(weighting.get(FRONT_END if _is_before(groups, name) else groups[name].kind, 0.0))
         along = weighting.get(DEPTH, 0.0) * x + weighting.get(MIDDLE, 0.0) * 4 * x * (1 - x)
         return math.exp(along + weighting.get(groups[name].kind, 0.0))
 
@@ -59,10 +60,16 @@ def numbers(groups: Groups, scores: Scores) -> list[str]:
     A factor for all of them changes nothing, so one kind of units, the first, has none.
     """
     units = [name for name in scores if name not in groups.layers and name not in groups.branches]
-    within = [name for name in units if any(home in groups.layers for home in groups[name].inside)]
-    kinds = list(dict.fromkeys(groups[name].kind for name in within))
+    beyond = [name for name in units if not _is_before(groups, name)]
+    kinds = list(dict.fromkeys(groups[name].kind for name in beyond))
     places = [DEPTH, MIDDLE] if len(groups.layers) > 1 else []
-    return [*places, *([FRONT_END] if len(within) < len(units) else []), *kinds[1:]]
+    return [*places, *([FRONT_END] if len(beyond) < len(units) else []), *kinds[1:]]
+
+
+def _is_before(groups: Groups, name: str) -> bool:
+    """Whether a group lies before the layers: nothing of it is in one."""
+    layers = f"{groups.family.layers}."
+    return not any(site.module.startswith(layers) for site in groups[name].sites)
 
 
 def by_trial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
 from pathlib import Path
@@ -61,6 +62,7 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
     """
     times = times or {}
     runs = [(letters, read(folder)) for letters, folder in zip(_letters(), folders, strict=False)]
+    names = Counter(run.name for _, run in runs)
     pictures = []
     for _, run in runs:
         with sound(run.folder / REPORT):
@@ -71,7 +73,8 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
     return render(
         "comparison.html",
         runs=[
-            (letters, run, _time(run, times), drawn)
+            # Folders of one name are told apart by where they are.
+            (letters, run, run.name if names[run.name] == 1 else str(run.folder), _time(run, times), drawn)
             for (letters, run), drawn in zip(runs, pictures, strict=True)
         ],
         unpruned=_unpruned([run for _, run in runs]),

@@ -9,6 +9,7 @@ import jinja2
 from secateur import __version__
 from secateur.errors import SecateurError, reason
 from secateur.reporting import chart, numbers
+from secateur.reporting.quotes import AUDIO_SECONDS
 from secateur.reporting.result import REPORT
 
 NARROW = "\N{NARROW NO-BREAK SPACE}"
@@ -37,7 +38,7 @@ def render(template: str, **values: Any) -> str:
         "chance": numbers.chance,
         "duration": lambda seconds: numbers.duration(seconds).replace(" ", "\N{NO-BREAK SPACE}"),
     }
-    environment.globals |= {"version": __version__, "field": chart}
+    environment.globals |= {"version": __version__, "field": chart, "audio_seconds": AUDIO_SECONDS}
     try:
         return environment.get_template(template).render(values)
     except jinja2.UndefinedError as error:

@@ -76,7 +76,7 @@ class Result(Run):
     @property
     def model(self) -> str:
         """What the pruned model is called, without its place; the folder's name where that is not known."""
-        return Path(str(self.settings.get("model", self.name))).name.removesuffix(".nemo")
+        return Path(str(self.settings.get("model", self.name))).name.removesuffix(".nemo") or self.name
 
     @property
     def heard(self) -> bool:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from secateur.errors import SecateurError, reason
+from secateur.structure.checkpoint import check_place
 
 FLUSH_SECONDS = 10
 """After so long what was written can be looked at."""
 
 
 @contextmanager
-def curves(folder: str | Path) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
+def curves(
+    folder: str | Path, tell: Callable[[str], object]
+) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
     """A function that writes the figures of a step, as `LearnedMethod` logs them, as ``phase/name``.
 
+    The folder is made when there is something to write; where that fails later on, the training goes on without curves.
+
+    Args:
+        folder: where.
+        tell: told in a sentence if it cannot be written any more.
+
     Raises:
-        SecateurError: TensorBoard is not installed, or the folder cannot be written.
+        SecateurError: TensorBoard is not installed, or the folder cannot be made.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -25,15 +34,28 @@ def curves(folder: str | Path) -> Iterator[Callable[[str, Mapping[str, float]], 
         raise SecateurError(
             "--tensorboard needs TensorBoard, which is not installed: pip install 'secateur[tensorboard]'"
         ) from None
-    try:
-        writer = SummaryWriter(str(folder), flush_secs=FLUSH_SECONDS)
-    except OSError as error:
-        raise SecateurError(f"{folder} cannot be written: {reason(error)}; choose another folder") from None
+    check_place(Path(folder))
+    writer, lost = None, False
 
     def log(phase: str, row: Mapping[str, float]) -> None:
-        for name, value in row.items():
-            if name != "step":
-                writer.add_scalar(f"{phase}/{name}", value, int(row["step"]))
+        nonlocal writer, lost
+        if lost:
+            return
+        try:
+            if writer is None:
+                writer = SummaryWriter(str(folder), flush_secs=FLUSH_SECONDS)
+            for name, value in row.items():
+                if name != "step":
+                    writer.add_scalar(f"{phase}/{name}", value, int(row["step"]))
+        except OSError as error:
+            lost = True
+            tell(
+                f"curves cannot be written to {folder} any more ({reason(error)}); the training goes on without them"
+            )
 
-    with writer:
+    try:
         yield log
+    finally:
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()

@@ -53,7 +53,9 @@ def _utterance(cut: MonoCut, folder: Path) -> Utterance:
     told = [supervision for supervision in said if supervision.text is not None]
     texts = [supervision.text for supervision in told]
     # Lhotse's windows keep supervisions whole that they hold a part of.
-    beyond = any(each.start < -SLACK_SECONDS or each.end > cut.duration + SLACK_SECONDS for each in told)
+    beyond = any(
+        each.start < -SLACK_SECONDS or each.end > float(cut.duration) + SLACK_SECONDS for each in told
+    )
     return Utterance(
         id=cut.id,
         path=beside if beside.exists() else Path(recording.sources[0].source),

@@ -301,8 +301,15 @@ def _plans(groups: Groups) -> list[PruningPlan]:
 
 
 def _units_at(width: float, group: Group) -> int:
-    """The number of units nearest to a fraction of a group that may be kept, one at least."""
-    return min((n for n in group.counts() if n > 0), key=lambda n: abs(n - width * group.size))
+    """The number of units nearest to a fraction of a group that may be kept, one at least.
+
+    Heads whose values are as wide as their queries are computed by another kernel than those of plans, in which the two differ.
+    """
+    counts = [n for n in group.counts() if n > 0]
+    nearest = min(counts, key=lambda n: abs(n - width * group.size))
+    if group.kind == "value width" and nearest < group.size:
+        return max((n for n in counts if n < nearest), default=nearest)
+    return nearest
 
 
 def _parts(

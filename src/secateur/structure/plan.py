@@ -29,6 +29,9 @@ class PruningPlan:
     >>> plan = PruningPlan.keep(groups, {"layers.0.feed_forward1.units": range(100), "layers.2": []})
     >>> smaller = slice_model(model, plan)
 
+    What `prune` decides by a score that compares units of all groups, as by default, is about a model whose heads were rotated before
+    (`pruning.rotation`): units of query/key and value widths in its ``plan.json`` are no dimensions of the model that it began with.
+
     Attributes:
         family: the model's family.
         fingerprint: of the model's architecture.

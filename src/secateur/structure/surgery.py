@@ -98,7 +98,7 @@ def _replace_module(model: nn.Module, path: str, kind: str, **settings: Any) -> 
     elif kind == "selecting":
         linear = model.get_submodule(path)
         linear.__class__ = SelectingLinear
-        linear.columns = settings["columns"]
+        linear.columns, linear._index = settings["columns"], None
     else:
         raise ValueError(
             f"secateur_structure puts an unknown {kind!r} at {path}; a newer Secateur may know it"

@@ -24,10 +24,10 @@ from secateur.speech.corpus import Corpus
 from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
 from secateur.speech.skips import SkipLog
-from secateur.structure.checkpoint import check_place, new_folder
+from secateur.structure.checkpoint import LITTER, check_place, new_folder
 from secateur.structure.inspect import inspect
 from secateur.supervised.beginning import check_writable, going_on, untrained, with_vocabulary
-from secateur.supervised.objective import Transcription
+from secateur.supervised.objective import Transcription, impossible
 from secateur.supervised.pieces import find_pieces
 from secateur.supervised.settings import MATRICES, VOCABULARY, Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
@@ -120,6 +120,11 @@ def train(
                 else with_vocabulary(begun, *words, settings.seed)
             )
         check_writable(recognizer.tokenizer, transcripts, str(settings.init or "the run that goes on"))
+        if hopeless := impossible(recognizer, pool):
+            tell(
+                f"{hopeless} of {len(pool)} utterances have more text than their audio can hold, and teach nothing: are recordings and "
+                "transcripts each other's?"
+            )
         with clock.time("train"):
             made = workspace.stage(
                 PHASE, lambda: _learned(settings, recognizer, pool, valid, workspace, progress, log)
@@ -258,5 +263,5 @@ def _parameters(settings: TrainSettings, working: Working) -> list[dict[str, Any
 def _check_empty(folder: Path) -> None:
     """Refuse before the work: what took an hour to train is not replaced by the way."""
     check_place(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(each.name not in LITTER for each in folder.iterdir())):
         raise SecateurError(f"{folder} is there already, and is not empty: give a new or an empty folder")

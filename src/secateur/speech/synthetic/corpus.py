@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,8 @@ def cache_folder() -> Path:
 def _utterances(part: str, count: int, seed: int) -> Iterator[Utterance | Skipped]:
     folder = cache_folder() / f"{_version()}-{seed}" / part
     chapters = [folder / f"{number:05}" for number in range(-(-count // CHAPTER))]
+    for chapter in chapters:
+        _clear_damaged(chapter)
     missing = [chapter for chapter in chapters if not chapter.is_dir()]
     with _helpers(missing, part, seed) as made_elsewhere:
         for chapter in chapters:
@@ -207,6 +210,17 @@ def _help() -> None:
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _clear_damaged(chapter: Path) -> None:
+    """Delete a chapter of which something is missing, as when a cache was cleaned in part, or the power failed."""
+    if not chapter.is_dir():
+        return
+    whole = [file for file in chapter.iterdir() if file.stat().st_size]
+    if sum(file.suffix == ".flac" for file in whole) < CHAPTER or not any(
+        file.suffix == ".txt" for file in whole
+    ):
+        shutil.rmtree(chapter, ignore_errors=True)
 
 
 def _make_chapter(chapter: Path, part: str, seed: int, size: int) -> None:

@@ -29,6 +29,8 @@ _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _ENGLISH = ("en_dict", "intonations", "phondata", "phonindex", "phontab", "lang/gmw/en*", "voices/!v/*")
 _VARIANTS = "voices/!v"
 _OWN = "own"
+# It has room for 160 bytes, and cuts off what is longer.
+_LONGEST_PATH = 140
 # Some voices at full volume are clipped.
 _QUIET = 25
 
@@ -82,6 +84,8 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
     with _one_at_a_time:
         if manner.timbre:
             data = _with_variant(manner.timbre)
+        elif len(os.fsencode(data)) > _LONGEST_PATH:
+            data = Path(_copied().name)
         try:
             library = ctypes.CDLL(library_path)
         except OSError as error:
@@ -124,11 +128,12 @@ def _has(voice: str, data: Path) -> bool:
 def _found() -> tuple[str, Path]:
     try:
         import espeakng_loader
-    except ImportError as error:
+
+        return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
+    except (ImportError, RuntimeError) as error:
         raise SecateurError(
-            f"synthetic speech needs espeak-ng ({error}): install secateur[synthetic]"
+            f"synthetic speech needs espeak-ng ({reason(error)}): install secateur[synthetic], or reinstall it"
         ) from error
-    return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
 
 
 @cache
