@@ -80,7 +80,7 @@ def test_a_long_recording_says_how_much_of_it_is_there(
     assert "The first" not in str(Text(run_page(folder)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secateur.reporting.page.recordings", lambda *_: {"one": "data:audio/flac;base64,AA=="})
-        assert "The first 40 s of 2 min 5 s." in str(Text(run_page(folder)))
+        assert "The first 40 s of 2 min 05 s." in str(Text(run_page(folder)))
 
 
 def test_folders_of_one_name_are_told_apart(make_result: MakeResult, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def find_groups(
         row = rows[axes.groups[name][0]]
         size = next(axis.size for axis in sites[name][0].dim if axis.group == name)
         least = max(row.min_units, min_heads if row.axis == "heads" else 0)
-        if any(home in held for home in around(sites[name]) if home in branches):
+        if any(name in branches[home].units for home in held if home in branches):
             # A module goes with its last unit.
             least = max(least, 1)
         step = multiple_of if row.aligned else 1

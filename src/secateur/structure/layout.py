@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from typing import Generic, TypeVar
 
+from secateur.errors import SecateurError
 from secateur.structure.axes import Axis, Dim, Symbol, parse
 from secateur.structure.family import Units
 
