@@ -394,6 +394,19 @@ def test_a_model_without_a_table_is_refused(settings: MakeSettings, make_recogni
         prune(settings(), recognizer=recognizer)
 
 
+def test_what_was_pruned_is_pruned_on(settings: MakeSettings, tmp_path: Path) -> None:
+    """Each time columns of the table of positions go, which a layer remembers once it has read them."""
+    first = prune(settings("params=70%", score="obs"), tmp_path / "first")
+    second = prune(settings("params=50%", score="obs", model=tmp_path / "first"))
+    kept = [
+        {name: count for name, count in pruned.plan.counts().items() if name.endswith(".positions")}
+        for pruned in (first, second)
+    ]
+    assert kept[0].keys() & kept[1].keys()
+    parameters = counting.parameters(first.recognizer.model)
+    assert counting.parameters(second.recognizer.model) <= 0.5 * parameters
+
+
 def test_the_plan_of_another_model_is_refused(
     settings: MakeSettings, make_recognizer: MakeRecognizer, tmp_path: Path
 ) -> None:
