@@ -111,7 +111,7 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
         "history": report["history"],
         "recovered_parts": report["recovered_parts"],
         "phase_seconds": report["phase_seconds"],
-        "within_time": report["within_time"],
+        "used": report["used"],
         "valid": {name: value for name, value in report["after"].items() if name != "worst"},
     }
 

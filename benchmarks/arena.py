@@ -62,7 +62,7 @@ def measure_row(method: str, budget: str, folder: Path, options: argparse.Namesp
     known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     return {
         "settings": told(run),
-        "within_time": known.get("within_time"),
+        "used": known.get("used"),
         "unpruned": comparison.unpruned,
         "row": asdict(row),
     }

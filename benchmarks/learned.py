@@ -56,7 +56,7 @@ def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures
         "history": report["history"],
         "recovered_parts": report["recovered_parts"],
         "phase_seconds": report["phase_seconds"],
-        "within_time": report["within_time"],
+        "used": report["used"],
         "fit_seconds": report["audio_seconds"],
         "wall_seconds": report["wall_seconds"],
         "valid": {name: value for name, value in report["after"].items() if name != "worst"},

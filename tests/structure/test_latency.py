@@ -299,6 +299,18 @@ def test_another_device_torch_or_model_has_times_of_its_own(
     assert clock.readings == len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n\ncpu family\t: 6\n", "AMD EPYC (family 25, model 1)"),
+        ("processor\t: 0\nCPU part\t: 0xd0c\n\nCPU part\t: 0xd0d\n", "(part 0xd0c)"),
+    ],
+)  # fmt: skip
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, told: str, name: str) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: told)
+    assert part_times.device_name(torch.device("cpu")).endswith(name)
+
+
 DAMAGES: dict[str, Callable[[dict[str, Any]], str]] = {
     "empty": lambda content: "",
     "cut short": lambda content: json.dumps(content)[:40],

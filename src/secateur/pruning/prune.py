@@ -40,6 +40,7 @@ from secateur.structure.counting import weights_digest
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.phase import Log
+from secateur.training.precision import working_type
 from secateur.training.workspace import Workspace
 
 ONE_BY_ONE = 1e-3
@@ -263,13 +264,17 @@ class _Task:
             cast(smaller.model, self.dense.model.dtype)
         told = {
             "audio_seconds": round(heard, 1),
-            "within_time": {
+            "used": {
                 "score_minutes": oneshot.score_minutes,
                 "reconstruct_minutes": oneshot.reconstruct_minutes,
                 "reconstruct_steps": oneshot.reconstruct_steps,
                 "trials": oneshot.trials,
                 "validations": learned.validations,
                 "valid_utterances": learned.valid_utterances,
+                # A processor without bfloat16 takes fewer steps in the same time.
+                "precision": str(
+                    working_type(learned.precision, dense.model) or dense.model.dtype
+                ).removeprefix("torch."),
             },
             "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
             "held_out": len(everything) - len(rest),

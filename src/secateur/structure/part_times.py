@@ -137,15 +137,22 @@ def _clocked(model: PreTrainedModel, parts: Mapping[str, str]) -> Iterator[PartT
         yield spent
 
 
+_GENERATION = {"cpu family": "family", "model": "model", "CPU part": "part"}
+"""What the first processor of Linux's list says of its make, and what it is called here."""
+
+
 def device_name(device: torch.device) -> str:
-    """The processor that a device is, in its maker's words."""
+    """The processor that a device is, in its maker's words, and what tells generations of it apart that virtual machines call the same."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    told: dict[str, str] = {}
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        pairs = (line.partition(":") for line in first.splitlines())
+        told = {key.strip(): value.strip() for key, _, value in pairs}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    kind = ", ".join(f"{word} {told[key]}" for key, word in _GENERATION.items() if key in told)
+    return f"{name} ({kind})" if kind else name
 
 
 def cache_folder() -> Path:
