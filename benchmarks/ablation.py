@@ -98,7 +98,7 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
 
     figures = stash / FIGURES
     # So that all score, refit and validate on as much speech.
-    known = json.loads(figures.read_text(encoding="utf-8"))["pace"] if figures.exists() else None
+    known = json.loads(figures.read_text(encoding="utf-8")).get("pace") if figures.exists() else None
     with ProgressBar(name) as progress:
         report = prune(
             settings, folder, progress=progress, log=keep, pace=known and (lambda *_: known)

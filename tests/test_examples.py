@@ -191,7 +191,7 @@ def test_every_block_of_the_readme_runs(
 ) -> None:
     run_page(ROOT / "README.md")
     assert len(capsys.readouterr().out.splitlines()) == 2
-    for result in ("smaller", "smallest", "out/try"):
+    for result in ("halved", "faster", "smallest", "out/try"):
         assert (scene / result / "report.html").is_file()
     assert (scene / "comparison.html").is_file()
 

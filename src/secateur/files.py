@@ -10,6 +10,10 @@ from pathlib import Path
 from secateur.errors import SecateurError, reason
 
 
+_STREAMS = {Path("/dev/stdout"), Path("/dev/stderr"), Path("/dev/fd")}
+"""What they lead to may be a file, and is not to be replaced."""
+
+
 def is_there(path: Path) -> bool:
     """Whether the path exists; False, and no error, where its folder is closed to the user or its name is none that a file can have."""
     try:
@@ -32,6 +36,13 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def written_at(path: Path) -> Path | None:
+    """Where a file appears that is written to a path: where a link leads to. None: nothing appears, what is there is written to as it is."""
+    if path.exists() and (not path.is_file() or path.parent in _STREAMS or path in _STREAMS):
+        return None
+    return Path(os.path.realpath(path))
+
+
 def write_text(path: str | Path, text: str, *, instead: str = "free or name another place") -> None:
     """Write a text in UTF-8; an earlier file is replaced whole or stays.
 
@@ -45,12 +56,11 @@ def write_text(path: str | Path, text: str, *, instead: str = "free or name anot
     """
     path = Path(path)
     try:
-        # Whatever /dev/stdout leads to, it is not to be replaced.
-        if path.exists() and (not path.is_file() or path.absolute().is_relative_to("/dev")):
+        place = written_at(path)
+        if place is None:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
-        # A link stays one: it is what it leads to that is replaced.
-        with whole(Path(os.path.realpath(path))) as partial:
+        with whole(place) as partial:
             # Names of files need not be text; what stands for them then is what JSON has for it.
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -91,14 +91,17 @@ def test_the_pace_is_that_of_the_quickest_time(
 ) -> None:
     recognizer = make_recognizer("conformer")
     # Seconds when each time begins and ends: the first one compiles kernels, and another job is at work in the third.
-    clock = iter([0.0, 100.0, 200.0, 203.5, 210.0, 230.0, 240.0, 243.0])
+    clock = iter([0.0, 5.0, 10.0, 11.5, 12.0, 15.0, 20.0, 21.0])
     monkeypatch.setattr(room, "perf_counter", lambda: next(clock))
     second = np.zeros(recognizer.sample_rate, np.float32)
     heard = []
     logits = recognizer.logits
     monkeypatch.setattr(recognizer, "logits", lambda batch: heard.append(len(batch)) or logits(batch))
-    assert pace(recognizer, [[second] * 4, [second] * 20, [second]]) == pytest.approx(3.0 / 24)
+    assert pace(recognizer, [[second] * 4, [second] * 20, [second]]) == pytest.approx(1.0 / 24)
     assert heard == [4, 20] * 4
+    # A slow model is not heard more often than it must.
+    clock = iter([0.0, 50.0, 60.0, 90.0])
+    assert pace(recognizer, [[second] * 20]) == pytest.approx(30.0 / 20)
 
 
 def test_no_speech_is_refused_elsewhere(make_recognizer: Callable[..., Recognizer]) -> None:

@@ -22,7 +22,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").touch()
     with (
-        pytest.raises(SecateurError, match=r"file is a file, so that there can be no .*curves"),
+        pytest.raises(SecateurError, match=r"curves cannot be written: .*file is no folder"),
         curves(tmp_path / "file" / "curves", print),
     ):
         pass

@@ -89,7 +89,7 @@ def test_a_voice_that_there_is_not_is_refused_rather_than_replaced(manner: espea
 def test_voices_that_cannot_be_added_to_say_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(espeak.tempfile, "tempdir", str(tmp_path / "nowhere"))
     espeak._copied.cache_clear()
-    with pytest.raises(SecateurError, match="voices cannot be added to in .*nowhere .*set TMPDIR"):
+    with pytest.raises(SecateurError, match="voices cannot be copied to .*nowhere .*set TMPDIR"):
         espeak.speak("good morning.", espeak.Manner("gmw/en", timbre="pitch 80 100"))
 
 

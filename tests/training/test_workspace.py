@@ -31,16 +31,16 @@ def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
     workspace = stopped(tmp_path / "out")
-    workspace.same("the model", "0a1b")
+    workspace.same("the model", lambda: "0a1b")
     changed = pytest.raises(
         SecateurError, match="the model has changed since it began .from 0a1b to 2c3d.: give what"
     )
     with changed, Workspace.of(tmp_path / "out", BEFORE) as workspace:
         assert workspace.figure("pace", lambda: 0.5) == 0.5
-        workspace.same("the model", "2c3d")
+        workspace.same("the model", lambda: "2c3d")
     with Workspace.of(tmp_path / "out", BEFORE) as workspace:
-        workspace.same("the model", "0a1b")
-    Workspace(None).same("the model", "2c3d")
+        workspace.same("the model", lambda: "0a1b")
+    Workspace(None).same("the model", lambda: "2c3d")
 
 
 def test_a_run_that_ends_well_leaves_nothing(tmp_path: Path) -> None:

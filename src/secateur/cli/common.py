@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from secateur.errors import SecateurError, reason
-from secateur.files import write_text
+from secateur.files import write_text, written_at
 
 if TYPE_CHECKING:
     from secateur.recognizer import Recognizer
@@ -56,8 +56,8 @@ def writable_file(_context: click.Context, option: click.Parameter, name: str | 
         path = Path(name).absolute()
         if path.is_dir() or not path.parent.is_dir():
             raise SecateurError(f"{name} cannot be written: give a file in a folder that exists")
-        # A file is written anew beside itself; what is no file, as a pipe, is written to.
-        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        place = written_at(path)
+        if not os.access(path if place is None else place.parent, os.W_OK):
             raise SecateurError(
                 f"{name} cannot be written, as its folder is closed to this user: give another"
             )

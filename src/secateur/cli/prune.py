@@ -231,9 +231,7 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
     if settings.method == "oneshot":
         _refuse_learned(context, "is for --method learned, and the method is oneshot")
     elif not TRAINED.intersection(settings.learned.phases):
-        _refuse_learned(
-            context, "is for training, and none of --phases trains", ("phases", "minutes", "teacher")
-        )
+        _refuse_learned(context, "is for training, and none of --phases trains", ("phases", "minutes"))
     searches = settings.method == "learned" and "search" in settings.learned.phases
     if searches and settings.oneshot.uniform:
         raise SecateurError("--uniform is for scores, and a search decides for itself: leave one of them out")

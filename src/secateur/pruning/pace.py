@@ -35,8 +35,9 @@ Scores that take parts of a model out hear a minute for each, whatever they are 
 FEWEST_MINUTES = 1.0
 """Of speech, below which scores and refitting come to nothing, whatever they take."""
 
-HEARD_SECONDS, TIMES = 20.0, 4
-"""Speech that the pace is measured on, and how often: the first time is slower, and of the others another job may slow down some."""
+HEARD_SECONDS, TIMES, LONG = 20.0, 4, 10.0
+"""Speech that the pace is measured on, and how often: the first time is slower, and of the others another job may slow down some. After
+so many seconds two will do."""
 
 VALIDATED_SECONDS = 240.0
 """Speech that is validated on at least, or `FEWEST` utterances where they are shorter."""
@@ -97,6 +98,8 @@ def pace(recognizer: Recognizer, speech: Speech) -> float:
             # Fetched, so that a GPU has done its work.
             recognizer.logits(batch)[0].cpu()
         seconds.append(perf_counter() - start)
+        if len(seconds) > 1 and sum(seconds) > LONG:
+            break
     return max(min(seconds), 1e-6) * recognizer.sample_rate / max(1, samples)
 
 
@@ -134,8 +137,8 @@ def fitted(
 
 
 def _tens(number: float) -> int:
-    """Rounded down to a multiple of ten, which below ten is none."""
-    return int(number / 10) * 10
+    """Rounded down to a multiple of ten, or below ten to a whole number."""
+    return int(number) if number < 10 else int(number / 10) * 10
 
 
 def _whole(minutes: float) -> float:

@@ -225,8 +225,8 @@ class _Task:
                 progress=self.progress.advance,
             )
             heard = float(everything.seconds.sum())
-            workspace.same("the model", weights_digest(dense.model))
-            workspace.same("the speech", f"{len(everything)} utterances of {heard:.0f} s")
+            workspace.same("the model", lambda: f"{weights_digest(dense.model)} in {dense.model.dtype}")
+            workspace.same("the speech", lambda: f"{len(everything)} utterances of {heard:.0f} s")
             rest, held = set_aside(everything, valid, settings.learned, settings.oneshot.seed)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
@@ -241,7 +241,7 @@ class _Task:
                 float(lengths.mean()),
                 tell,
             )
-            if held is not None:
+            if held is not None and learned.validates:
                 self.progress.begin("hearing what is set aside")
             validate = validation(learned, valid, held, teacher or dense, settings.oneshot.seed)
             run = LearnedMethod(

@@ -45,7 +45,9 @@ def validation(
         teacher: what it is compared with where nothing is transcribed.
         seed: of which utterances are taken.
     """
-    if learned.validates and valid is not None:
+    if not learned.validates:
+        return None
+    if valid is not None:
         return on_transcripts(valid, learned.valid_utterances)
     if held is None:
         return None
@@ -56,7 +58,7 @@ def validation(
 
 def on_transcripts(valid: Corpus, count: int) -> Validation:
     """The word error rate on about so many utterances of transcribed speech."""
-    part = spread(valid, count)
+    part = spread(Corpus(valid.scorable), count)
     return lambda recognizer: evaluate(recognizer, part).wer
 
 

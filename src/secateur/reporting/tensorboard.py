@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from secateur.errors import SecateurError, reason
-from secateur.structure.checkpoint import check_place
+from secateur.files import is_there
 
 FLUSH_SECONDS = 10
 """After so long what was written can be looked at."""
@@ -34,7 +35,13 @@ def curves(
         raise SecateurError(
             "--tensorboard needs TensorBoard, which is not installed: pip install 'secateur[tensorboard]'"
         ) from None
-    check_place(Path(folder))
+    there = next(
+        each for each in (Path(folder).absolute(), *Path(folder).absolute().parents) if is_there(each)
+    )
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise SecateurError(
+            f"{folder} cannot be written: {there} is no folder, or closed to this user; choose another"
+        )
     writer, lost = None, False
 
     def log(phase: str, row: Mapping[str, float]) -> None:

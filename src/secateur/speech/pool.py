@@ -25,8 +25,9 @@ HELD_HOURS = 12.0
 """Of 16 kHz audio that is 1.4 GB."""
 
 _FULL_SCALE = 32768
-_QUIETEST = 1 / 64
-"""Peak below which 16 bits of the full scale leave too little, so that an utterance has a scale of its own, as one above 1 has."""
+_QUIETEST, _SILENT = 1 / 64, 1e-20
+"""Peak below which 16 bits of the full scale leave too little, so that an utterance has a scale of its own, as one above 1 has; and
+peak below which there is nothing."""
 
 
 class Read(Protocol):
@@ -45,7 +46,7 @@ class _Held:
     @classmethod
     def of(cls, wave: Waveform) -> _Held:
         peak = float(np.abs(wave).max(initial=0.0))
-        scale = 1.0 if _QUIETEST <= peak <= 1 or not peak else peak
+        scale = 1.0 if _QUIETEST <= peak <= 1 or peak < _SILENT else peak
         whole = np.rint(wave * np.float32(_FULL_SCALE / scale))
         return cls(np.clip(whole, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16), scale)
 

@@ -90,7 +90,7 @@ def sample_pool(pool: SpeechPool, minutes: float, batch_seconds: float, *, seed:
 
 def spread(corpus: Corpus, count: int) -> Corpus:
     """So many utterances of a corpus, or all, evenly spread over it, so that all its speakers are among them."""
-    entries = list(islice(corpus.entries(), DRAWN_FROM))
+    entries = [entry for entry in islice(corpus.entries(), DRAWN_FROM) if isinstance(entry, Utterance)]
     count = min(count, len(entries))
     chosen = [entries[index * len(entries) // count] for index in range(count)]
     return Corpus(lambda: iter(chosen))

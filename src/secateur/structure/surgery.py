@@ -96,7 +96,7 @@ def _replace_module(model: nn.Module, path: str, kind: str, **settings: Any) -> 
     elif kind == "constant":
         model.set_submodule(path, Constant(**settings))
     elif kind == "selecting":
-        linear = model.get_submodule(path)
+        linear: Any = model.get_submodule(path)
         linear.__class__ = SelectingLinear
         linear.columns, linear._index = settings["columns"], None
     else:

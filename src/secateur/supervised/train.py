@@ -95,7 +95,7 @@ def train(
     speech = Transcribed(settings.data, settings.batch_seconds)
     valid = None if settings.valid is None else scorable(settings.valid, settings.valid_limit)
     plain = runs.plain(settings)
-    with Workspace(None) if out is None else Workspace.of(Path(out), plain) as workspace:
+    with Workspace(None) if out is None else _workspace(Path(out), plain) as workspace:
         if workspace.resumes:
             tell(f"going on with the run in {workspace.folder}")
         with clock.time("read"):
@@ -169,6 +169,12 @@ def train(
         return Trained(recognizer, report)
 
 
+def _workspace(out: Path, settings: dict[str, Any]) -> Workspace:
+    """Where the run keeps what it has done; one that came to nothing may be tried again at another rate."""
+    begun = any(Workspace.place(out).glob(f"{PHASE}*.pt"))
+    return Workspace.of(out, settings, free=() if begun else ("rate", "precision"))
+
+
 def _shape(config: ConformerConfig) -> Size:
     return Size(
         config.num_hidden_layers,
@@ -191,7 +197,7 @@ def _learned(
     """Train to the end, or go on with it."""
     model = recognizer.model
     working = Working(model, working_type(settings.precision, model))
-    part = None if valid is None else spread(valid, settings.valid_utterances)
+    part = None if valid is None else spread(Corpus(valid.scorable), settings.valid_utterances)
     steps = settings.steps
     loop = Loop(
         Length(seconds=60 * settings.minutes) if steps is None else Length(steps=steps),

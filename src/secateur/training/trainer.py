@@ -250,8 +250,8 @@ class Trainer:
             self._resumed = False
         else:
             self._laps.append(seconds)
-        late = len(self._laps) >= FEWEST_LAPS and sum(self._laps) > LOOK_SHARE * given
-        if progress.step in LOOKS or (progress.step > LOOKS[0] and late):
+        due = progress.step in LOOKS or sum(self._laps) > LOOK_SHARE * given
+        if progress.step == LOOKS[0] or (progress.step > LOOKS[0] and due and len(self._laps) >= FEWEST_LAPS):
             laps = self._laps[len(self._laps) // 4 :]
             self._stepping = sum(laps) / len(laps)
             self._laps.clear()

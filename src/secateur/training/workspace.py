@@ -123,19 +123,19 @@ class Workspace:
             write_text(file, json.dumps(figures) + "\n")
         return float(figures[name])
 
-    def same(self, name: str, value: str) -> None:
+    def same(self, name: str, tell: Callable[[], str]) -> None:
         """Hold a run that goes on to what it began with, beyond its settings.
 
         Args:
             name: of what must not have changed.
-            value: tells it from others.
+            tell: tells it from others.
 
         Raises:
             SecateurError: it was another when the run began.
         """
         if self.folder is None:
             return
-        file = self.folder / FIGURES
+        file, value = self.folder / FIGURES, tell()
         figures = _read(file) if file.exists() else {}
         if figures.setdefault(name, value) != value:
             raise SecateurError(

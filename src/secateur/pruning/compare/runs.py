@@ -142,6 +142,10 @@ class _Shared:
         )
 
     @cached_property
+    def digest(self) -> str:
+        return weights_digest(self.recognizer.model)
+
+    @cached_property
     def before(self) -> Evaluation:
         self.progress.begin("unpruned on valid")
         return evaluate(
@@ -189,7 +193,7 @@ def _row(
     if not (folder / "run.yaml").is_file():
         # What fails here fails for all, so it is no row's error.
         dense, pool, before = same.recognizer, same.pool, same.before
-        about = {"dtype": str(dense.model.dtype), "weights": weights_digest(dense.model)} | {
+        about = {"dtype": str(dense.model.dtype), "weights": same.digest} | {
             name: settings.plain()[name] for name in ("model", "data", "scope")
         }
         try:

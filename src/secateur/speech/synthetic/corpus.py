@@ -214,9 +214,11 @@ def _cores() -> int:
 
 def _clear_damaged(chapter: Path) -> None:
     """Delete a chapter of which something is missing, as when a cache was cleaned in part, or the power failed."""
-    if not chapter.is_dir():
+    try:
+        whole = [file for file in chapter.iterdir() if file.stat().st_size]
+    except OSError:
+        # There is none, or another process is deleting it.
         return
-    whole = [file for file in chapter.iterdir() if file.stat().st_size]
     if sum(file.suffix == ".flac" for file in whole) < CHAPTER or not any(
         file.suffix == ".txt" for file in whole
     ):

@@ -83,9 +83,9 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
     voice = f"{manner.voice}+{_OWN}" if manner.timbre else manner.voice
     with _one_at_a_time:
         if manner.timbre:
-            data = _with_variant(manner.timbre)
+            data = _copy(manner.timbre)
         elif len(os.fsencode(data)) > _LONGEST_PATH:
-            data = Path(_copied().name)
+            data = _copy()
         try:
             library = ctypes.CDLL(library_path)
         except OSError as error:
@@ -149,14 +149,15 @@ def _copied() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def _with_variant(timbre: str) -> Path:
-    """The copy, with that timbre as the variant `_OWN`."""
+def _copy(timbre: str = "") -> Path:
+    """The copy, with that timbre, if there is one, as the variant `_OWN`."""
     try:
         data = Path(_copied().name)
-        (data / _VARIANTS / _OWN).write_text(f"language variant\nname {_OWN}\n{timbre}\n")
+        if timbre:
+            (data / _VARIANTS / _OWN).write_text(f"language variant\nname {_OWN}\n{timbre}\n")
     except OSError as error:
         raise SecateurError(
-            f"espeak-ng's voices cannot be added to in {tempfile.gettempdir()} ({reason(error)}): make room there, or set TMPDIR "
+            f"espeak-ng's voices cannot be copied to {tempfile.gettempdir()} ({reason(error)}): make room there, or set TMPDIR "
             "to another folder"
         ) from None
     return data
