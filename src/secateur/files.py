@@ -9,7 +9,6 @@ from pathlib import Path
 
 from secateur.errors import SecateurError, reason
 
-
 _STREAMS = {Path("/dev/stdout"), Path("/dev/stderr"), Path("/dev/fd")}
 """What they lead to may be a file, and is not to be replaced."""
 
