@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 from torch import nn
 from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
 
@@ -138,16 +137,6 @@ def test_a_module_that_stays_keeps_a_unit(make_model: MakeModel) -> None:
     assert groups["layers.1.conv.channels"].min_units == 0
     with pytest.raises(SecateurError, match="keeps 0 units of layers.0.conv.channels; at least 1 must stay"):
         PruningPlan.keep(groups, {"layers.0.conv.channels": []})
-
-
-def test_heads_that_share_their_keys_are_refused(make_model: MakeModel) -> None:
-    model = make_model("parakeet", layers=1, heads=2)
-    attention = model.encoder.layers[0].self_attn
-    attention.k_proj = torch.nn.Linear(16, 8, dtype=model.dtype)
-    with pytest.raises(
-        SecateurError, match=r"a dimension of .*k_proj.* is 8, which does not go with the rest"
-    ):
-        find_groups(model)
 
 
 def test_a_group_that_there_is_not_cannot_stay_whole(make_model: MakeModel) -> None:

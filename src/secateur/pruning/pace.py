@@ -18,10 +18,10 @@ from secateur.speech.batching import BATCH_SECONDS
 from secateur.speech.sampling import first_batches
 
 SHARE = 0.25
-"""Of a run's time, what scoring may take, and as much for refitting in closed form; most of the rest is for training."""
+"""Of a run's time, what scoring may take, and as much each for refitting in closed form and for trials; most of the rest is for training."""
 
 TRYING = 1 / 6
-"""The same where plans are tried, which may take as much again."""
+"""What scoring and refitting may take each where plans are tried as well."""
 
 VALIDATING = 0.15
 """Of a run's time, what all its validations may take, and as much for steps of refitting."""
@@ -126,7 +126,7 @@ def fitted(
                 _tens(VALIDATING * learned.minutes / pace / (SETTLING * BATCH_SECONDS / 60)),
             ),
             # Beside the plans that are tried there is the usual one.
-            trials=min(oneshot.trials, max(0, int(passes / trial) - 1)),
+            trials=min(oneshot.trials, max(0, int(SHARE * learned.minutes / pace / trial) - 1)),
         ),
         replace(
             learned,

@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from typing import Generic, TypeVar
 
-from secateur.errors import SecateurError
 from secateur.structure.axes import Axis, Dim, Symbol, parse
 from secateur.structure.family import Units
 
@@ -70,14 +69,6 @@ class AxisSolver:
                 unknown = [axis for axis in axes if not isinstance(axis, int) and axis not in sizes]
                 if len(unknown) == 1 and unknown[0] is not None:
                     sizes[unknown[0]] = _rest(length, axes, sizes)
-        for tensor, dims in self._dims.items():
-            for length, axes in dims:
-                if None not in axes and length != prod(
-                    a if isinstance(a, int) else sizes[a] for a in axes if a is not None
-                ):
-                    raise SecateurError(
-                        f"a dimension of {tensor} is {length}, which does not go with the rest of the model: a model of this kind cannot be pruned"
-                    )
         return {
             key: tuple(
                 tuple(
