@@ -132,7 +132,7 @@ def _axes(panel: Axes, points: Sequence[Point], cost: str) -> None:
     """Both axes, logarithmic, with round marks."""
     costs = [point.costs[cost] for point in points if math.isfinite(point.costs[cost])]
     # Room on the left for the names of the smallest, and above the largest for its name.
-    across = (min(costs, default=0.5) / 1.7, 1.4 * max(costs, default=1.0))
+    across = (min(costs, default=0.5) / 1.7, 1.8 * max(costs, default=1.0))
     up = (min(point.low for point in points) / 1.15, 1.15 * max(point.high for point in points))
     form, label = COSTS[cost]
     panel.set(xscale="log", yscale="log", xlim=across, ylim=up)

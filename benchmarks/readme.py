@@ -121,7 +121,7 @@ def pruned(results: Results) -> str:
                 rows.append(
                     [
                         f"`{budget}`",
-                        METHOD_NAMES[method],
+                        METHOD_NAMES[method] + (", earlier version" if is_earlier(figures) else ""),
                         *costs_and_wer(figures["valid"]),
                         percent(tested["wer"]) if tested else "",
                         results.pruning(name),
@@ -135,6 +135,12 @@ def pruned(results: Results) -> str:
         )
     head = ["kept", "method", "parameters", "MACs / s", "WER dev-clean", "WER test-clean", "pruning"]
     return table(head, rows)
+
+
+def is_earlier(figures: Figures) -> bool:
+    """Whether a pruned model is of before each layer was refitted by steps of its own, and position features could go."""
+    settings = figures.get("settings", {})
+    return "reconstruct_steps" not in settings.get("oneshot", settings)
 
 
 def costs_and_wer(figures: Figures) -> list[str]:
