@@ -119,6 +119,7 @@ def draw(points: Sequence[Point], measured_on: str, out: Path) -> None:
         )
         # Where things stand is known only now, and names are placed by it.
         figure.canvas.draw()
+        figure.set_layout_engine("none")
         for panel, cost in zip(panels, COSTS, strict=True):
             known = [point for point in points if math.isfinite(point.costs[cost])]
             _points(panel, known, cost)
@@ -132,12 +133,14 @@ def _axes(panel: Axes, points: Sequence[Point], cost: str) -> None:
     """Both axes, logarithmic, with round marks."""
     costs = [point.costs[cost] for point in points if math.isfinite(point.costs[cost])]
     # Room on the left for the names of the smallest, and above the largest for its name.
-    across = (min(costs, default=0.5) / 1.7, 1.8 * max(costs, default=1.0))
+    across = (min(costs, default=0.5) / 2.4, 1.8 * max(costs, default=1.0))
     up = (min(point.low for point in points) / 1.15, 1.15 * max(point.high for point in points))
     form, label = COSTS[cost]
     panel.set(xscale="log", yscale="log", xlim=across, ylim=up)
     scale = 1e6 if cost == "params" else 0.01
-    xs = [mark * scale for mark in MARKS if across[0] <= mark * scale <= across[1]]
+    # Across there is no room for as many as there is upwards.
+    marks = [mark for mark in MARKS if not str(mark).startswith("7")]
+    xs = [mark * scale for mark in marks if across[0] <= mark * scale <= across[1]]
     ys = [mark / 100 for mark in MARKS if up[0] <= mark / 100 <= up[1]]
     panel.set_xticks(xs, [form.format(x / scale) for x in xs])
     panel.set_yticks(ys, [f"{100 * y:g} %" for y in ys])
