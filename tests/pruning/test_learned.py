@@ -251,13 +251,13 @@ def children() -> ForkServerContext:
 
 
 START, SEARCHING = (
-    ["settings.json", "start.pt"],
-    ["reconstruct.pt", "search.so-far.pt", "settings.json", "start.pt"],
+    ["figures.json", "settings.json", "start.pt"],
+    ["reconstruct.pt", "search.so-far.pt", "figures.json", "settings.json", "start.pt"],
 )
-SEARCHED = ["reconstruct.pt", "search.pt", "settings.json", "start.pt"]
+SEARCHED = ["reconstruct.pt", "search.pt", "figures.json", "settings.json", "start.pt"]
 DEATHS = [
     # In the start; in the reconstruction.
-    ("method.decide", 1, ["settings.json"]),
+    ("method.decide", 1, ["figures.json", "settings.json"]),
     ("method.carry_out", 1, START),
     # In the middle of a step of the search; while a checkpoint is written, half of which is there; after the last step.
     ("method.Search.stepped", 3, SEARCHING),
