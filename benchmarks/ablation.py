@@ -14,7 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import OUT, Figures, argument_parser, is_recorded, model_file, parse, record, speech
+from benchmarks.record import (
+    OUT,
+    Figures,
+    argument_parser,
+    is_recorded,
+    model_file,
+    parse,
+    record,
+    seeded,
+    speech,
+)
 from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
@@ -129,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(parser, arguments)
     models = options.models or OUT / ("ablation" if options.limit is None else "trials/ablation")
     for variant in options.variants:
-        name = "ablation_" + (variant if options.keep == KEEP else run_name(variant, options.keep))
-        name += f"_seed{options.seed}" if options.seed else ""
+        name = variant if options.keep == KEEP else run_name(variant, options.keep)
+        name = seeded(f"ablation_{name}", options.seed)
         made = told(settings_of(VARIANTS[variant], options))
         if options.again or not is_recorded(options.results / f"{name}.json", **made):
             measure = partial(prune_variant, variant, models / f"seed{options.seed}" / variant, options)

@@ -14,7 +14,17 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from benchmarks.record import OUT, Figures, argument_parser, is_recorded, model_file, parse, record, speech
+from benchmarks.record import (
+    OUT,
+    Figures,
+    argument_parser,
+    is_recorded,
+    model_file,
+    parse,
+    record,
+    seeded,
+    speech,
+)
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import CompareSettings, compare, run_name
@@ -113,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     models = options.models or OUT / ("arena" if options.limit is None else "trials/arena")
     for budget in read_budgets(options.keep):
         for method in options.methods:
-            name = PREFIX + run_name(method, budget) + (f"_seed{options.seed}" if options.seed else "")
+            name = seeded(PREFIX + run_name(method, budget), options.seed)
             made = told(settings_of(method, budget, options).run(method, budget))
             if not options.again and is_done(options.results / f"{name}.json", made):
                 continue

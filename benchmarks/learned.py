@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.oneshot import test_row
-from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, speech
+from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, record, seeded, speech
 from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     here = {"options": options, "benchmark": "benchmarks.learned", "seed": options.seed}
     for budget in options.budgets:
-        name = run_name(options.name, budget) + (f"_seed{options.seed}" if options.seed else "")
+        name = seeded(run_name(options.name, budget), options.seed)
         folder = models / name
         result, tested = (options.results / f"{name}{end}.json" for end in ("", "_test"))
         if options.again or not result.exists():

@@ -82,6 +82,11 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     return options
 
 
+def seeded(name: str, seed: int) -> str:
+    """The name of a result, which tells another seed than the first."""
+    return f"{name}_seed{seed}" if seed else name
+
+
 def is_recorded(result: Path, **made: Figures) -> bool:
     """Whether there is a result whose figures say that it was made so."""
     if not result.exists():

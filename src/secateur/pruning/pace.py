@@ -107,10 +107,10 @@ def fitted(
     oneshot: OneShot, learned: Learned, pace: float, utterance_seconds: float
 ) -> tuple[OneShot, Learned]:
     """What of the settings fits into their ``minutes`` at a pace, see `in_time`."""
-    # Passes of the model over a minute of speech, and over an utterance, that the time is enough for.
-    share = TRYING if oneshot.trials else SHARE
-    passes = share * learned.minutes / pace
-    utterances = VALIDATING * 60 * learned.minutes / (pace * utterance_seconds)
+    # Minutes of speech that the model could hear in all of the time, and of them in what scoring and refitting have each.
+    everything = learned.minutes / pace
+    passes = (TRYING if oneshot.trials else SHARE) * everything
+    utterances = VALIDATING * 60 * everything / utterance_seconds
     # Beside those that were asked for there is one before the first step, and one of each part of the way back.
     more = 1 + len(PARTS)
     fewest = max(1, min(FEWEST, math.ceil(VALIDATED_SECONDS / utterance_seconds)))
@@ -123,10 +123,10 @@ def fitted(
             reconstruct_minutes=min(oneshot.reconstruct_minutes, _whole(passes / REFITTING)),
             reconstruct_steps=min(
                 oneshot.reconstruct_steps,
-                _tens(VALIDATING * learned.minutes / pace / (SETTLING * BATCH_SECONDS / 60)),
+                _tens(VALIDATING * everything / (SETTLING * BATCH_SECONDS / 60)),
             ),
             # Beside the plans that are tried there is the usual one.
-            trials=min(oneshot.trials, max(0, int(SHARE * learned.minutes / pace / trial) - 1)),
+            trials=min(oneshot.trials, max(0, int(SHARE * everything / trial) - 1)),
         ),
         replace(
             learned,

@@ -114,14 +114,7 @@ class Workspace:
 
     def figure(self, name: str, measure: Callable[[], float]) -> float:
         """What was measured once, now or in an earlier process of the run. By itself it is nothing to go on from."""
-        if self.folder is None:
-            return measure()
-        file = self.folder / FIGURES
-        figures = _read(file) if file.exists() else {}
-        if name not in figures:
-            figures[name] = measure()
-            write_text(file, json.dumps(figures) + "\n")
-        return float(figures[name])
+        return measure() if self.folder is None else float(self._noted(self.folder / FIGURES, name, measure))
 
     def same(self, name: str, tell: Callable[[], str]) -> None:
         """Hold a run that goes on to what it began with, beyond its settings.
@@ -135,14 +128,22 @@ class Workspace:
         """
         if self.folder is None:
             return
-        file, value = self.folder / FIGURES, tell()
-        figures = _read(file) if file.exists() else {}
-        if figures.setdefault(name, value) != value:
+        value = tell()
+        before = self._noted(self.folder / FIGURES, name, lambda: value)
+        if before != value:
             raise SecateurError(
-                f"{self.folder} holds an unfinished run, and {name} has changed since it began (from {figures[name]} to {value}): "
+                f"{self.folder} holds an unfinished run, and {name} has changed since it began (from {before} to {value}): "
                 "give what it began with, or delete the folder"
             )
-        write_text(file, json.dumps(figures) + "\n")
+
+    @staticmethod
+    def _noted(file: Path, name: str, make: Callable[[], Any]) -> Any:
+        """What a file has of that name, or else what is made now, and noted there."""
+        noted = _read(file) if file.exists() else {}
+        if name not in noted:
+            noted[name] = make()
+            write_text(file, json.dumps(noted) + "\n")
+        return noted[name]
 
     def so_far(self, name: str) -> Path | None:
         """File for what a stage has done so far, which goes when the stage is done."""

@@ -82,10 +82,8 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
     callback = _Callback(take)
     voice = f"{manner.voice}+{_OWN}" if manner.timbre else manner.voice
     with _one_at_a_time:
-        if manner.timbre:
+        if manner.timbre or len(os.fsencode(data)) > _LONGEST_PATH:
             data = _copy(manner.timbre)
-        elif len(os.fsencode(data)) > _LONGEST_PATH:
-            data = _copy()
         try:
             library = ctypes.CDLL(library_path)
         except OSError as error:
@@ -149,7 +147,7 @@ def _copied() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def _copy(timbre: str = "") -> Path:
+def _copy(timbre: str) -> Path:
     """The copy, with that timbre, if there is one, as the variant `_OWN`."""
     try:
         data = Path(_copied().name)
