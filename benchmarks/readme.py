@@ -56,6 +56,11 @@ class Results:
         threads = int(self._results[name]["machine"]["threads"])
         return f"{pruning_minutes(self._results[name]['figures']):.1f} min, {threads} thread{'s' * (threads > 1)}"
 
+    def method(self, name: str, method: str) -> str:
+        """How a recorded model was pruned, and whether by an earlier version of that."""
+        earlier = is_earlier(self._results[name]["figures"])
+        return METHOD_NAMES[method] + (", earlier version" if earlier else "")
+
     def arena(self) -> list[Figures]:
         """The rows of the arena that can be compared."""
         rows = comparable([self._results[name] for name in self._results if name.startswith(PREFIX)])
@@ -79,11 +84,11 @@ def summary(folder: Path) -> str:
         rows.append(["unpruned", *costs_and_wer(unpruned), ""])
     for method, budget in SUMMARY:
         name = run_name(method, budget)
-        if tested := results.figures(f"{name}_test"):
-            left = (
-                f"{METHOD_NAMES[method]}, {budget.split('=')[-1].replace('%', ' %')} of parameters and MACs"
+        if results.figures(name) and (tested := results.figures(f"{name}_test")):
+            of = f"{budget.split('=')[-1].replace('%', ' %')} of parameters and MACs"
+            rows.append(
+                [f"{results.method(name, method)}, {of}", *costs_and_wer(tested), results.pruning(name)]
             )
-            rows.append([left, *costs_and_wer(tested), results.pruning(name)])
     return table(["model", "parameters", "MACs / s", "WER test-clean", "pruned in"], rows)
 
 
@@ -121,7 +126,7 @@ def pruned(results: Results) -> str:
                 rows.append(
                     [
                         f"`{budget}`",
-                        METHOD_NAMES[method] + (", earlier version" if is_earlier(figures) else ""),
+                        results.method(name, method),
                         *costs_and_wer(figures["valid"]),
                         percent(tested["wer"]) if tested else "",
                         results.pruning(name),

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def picture(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT)
-    pytest.importorskip("matplotlib", reason="pip install 'secateur[figures]'")
+    pytest.importorskip("matplotlib", reason="pip install '.[figures]'")
     return importlib.import_module("benchmarks.picture")
 
 

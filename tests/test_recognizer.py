@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from transformers import (
     AutoConfig,
     AutoModelForCTC,
+    AutoProcessor,
+    HubertConfig,
     ParakeetCTCConfig,
     ParakeetFeatureExtractor,
     ParakeetForCTC,
@@ -23,13 +25,15 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
+    Wav2Vec2PhonemeCTCTokenizer,
+    Wav2Vec2Processor,
 )
 
 import secateur
 from secateur.decoding import Frames, Transcript
 from secateur.errors import SecateurError
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
-from secateur.models.kinds import HEARD
+from secateur.models.kinds import HEARD, pads_cleanly
 from secateur.models.vocabulary import tokenizer_from_pieces
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import read_audio
@@ -196,6 +200,66 @@ def test_wav2vec2_words_end_at_its_delimiter(tmp_path: Path) -> None:
     heard = decode(wav2vec2(tmp_path), [0, 3, 3, 4, 0, 2, 2, 5, 4, 2])
     assert heard.text == "AB 'B"
     assert [word.text for word in heard.words] == ["AB", "'B"]
+
+
+def test_phones_are_words_of_their_own(tmp_path: Path) -> None:
+    phones = ["<pad>", "<unk>", "h", "ə", "l", "oʊ"]
+    (tmp_path / "phones.json").write_text(json.dumps({phone: index for index, phone in enumerate(phones)}))
+    recognizer = wav2vec2(tmp_path)
+    recognizer.tokenizer = Wav2Vec2PhonemeCTCTokenizer(
+        str(tmp_path / "phones.json"), bos_token=None, eos_token=None, do_phonemize=False
+    )
+    heard = decode(recognizer, [0, 2, 2, 3, 0, 4, 5, 5])
+    assert heard.text.split() == [word.text for word in heard.words] == ["h", "ə", "l", "oʊ"]
+
+
+def test_words_are_small_where_the_tokenizer_writes_small_letters(tmp_path: Path) -> None:
+    recognizer = wav2vec2(tmp_path)
+    recognizer.tokenizer.do_lower_case = True
+    heard = decode(recognizer, [0, 3, 3, 4, 0, 2, 2, 5, 4, 2])
+    assert heard.text == "ab 'b"
+    assert [word.text for word in heard.words] == ["ab", "'b"]
+
+
+def test_what_normalises_over_time_hears_utterances_one_by_one() -> None:
+    assert pads_cleanly(HubertConfig(feat_extract_norm="layer"))
+    assert not pads_cleanly(HubertConfig(feat_extract_norm="group"))
+    assert not pads_cleanly(HubertConfig(feat_extract_norm="layer", conv_pos_batch_norm=True))
+
+
+def test_the_blank_is_the_tokenizers_where_the_model_says_none(tmp_path: Path) -> None:
+    known = wav2vec2(tmp_path)
+    known.model.config.pad_token_id = None
+    assert Recognizer(known.model, known.features, known.tokenizer).blank == known.tokenizer.pad_token_id
+    known.tokenizer.pad_token = None
+    with pytest.raises(SecateurError, match="which token is the blank"):
+        Recognizer(known.model, known.features, known.tokenizer)
+
+
+def test_a_processor_with_a_language_model_becomes_one_without(tmp_path: Path) -> None:
+    wav2vec2(tmp_path).save_pretrained(tmp_path / "with")
+    config = tmp_path / "with" / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) | {"processor_class": "Wav2Vec2ProcessorWithLM"}
+    config.write_text(json.dumps(settings))
+    secateur.load(tmp_path / "with").save_pretrained(tmp_path / "without")
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path / "without"), Wav2Vec2Processor)
+
+
+def test_a_configuration_with_a_value_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    wav2vec2(tmp_path).save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"layer_norm_eps": "small"}))
+    with pytest.raises(SecateurError, match="its config.json makes no sense: .*layer_norm_eps") as caught:
+        secateur.load(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_without_its_letters_is_one_sentence(tmp_path: Path) -> None:
+    wav2vec2(tmp_path).save_pretrained(tmp_path / "model")
+    for name in ("vocab.json", "tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / "model" / name).unlink(missing_ok=True)
+    with pytest.raises(SecateurError, match="its tokenizer does not load|tokenizer does not load"):
+        secateur.load(tmp_path / "model")
 
 
 def test_nothing_heard_is_an_empty_text_without_words() -> None:

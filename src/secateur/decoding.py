@@ -96,7 +96,9 @@ def _collapse(frames: Frames, blank: int) -> Iterator[Token]:
 
 
 def _words(tokens: Sequence[Token], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, list[Token]]]:
-    """Words and their tokens; a new one begins at a piece with a leading ``▁`` and after wav2vec 2.0's delimiter."""
+    """Words and their tokens; a new one begins at a piece with a leading ``▁`` and after wav2vec 2.0's delimiter, and every phone is one."""
+    phones = hasattr(tokenizer, "phone_delimiter_token")
+    spelled = str.lower if getattr(tokenizer, "do_lower_case", False) else str
     delimiters = {"▁", getattr(tokenizer, "word_delimiter_token", None)}
     special = set(tokenizer.all_special_tokens) - delimiters
     words: list[tuple[str, list[Token]]] = [("", [])]
@@ -105,11 +107,11 @@ def _words(tokens: Sequence[Token], tokenizer: PreTrainedTokenizerBase) -> Itera
     ):
         if piece in special:
             continue
-        if piece in delimiters or piece.startswith("▁"):
+        if phones or piece in delimiters or piece.startswith("▁"):
             words.append(("", []))
         if piece not in delimiters:
             text, spelling = words[-1]
-            words[-1] = (text + piece.removeprefix("▁"), [*spelling, token])
+            words[-1] = (text + spelled(piece.removeprefix("▁")), [*spelling, token])
     return (word for word in words if word[1])
 
 

@@ -1,4 +1,4 @@
-"""The one exception that callers and the command line need to catch, and the words for what others raise."""
+"""The exception that callers and the command line need to catch, and the words for what others raise."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ class SecateurError(Exception):
 
 class NoResultError(SecateurError):
     """What was asked comes to nothing however often it is tried, where another method or other settings may."""
+
+
+def installed_by(extra: str) -> str:
+    """How what an extra of the package brings is installed; there is no package on PyPI."""
+    return f"pip install '.[{extra}]' in a clone of Secateur"
 
 
 def reason(error: Exception) -> str:

@@ -21,6 +21,19 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def expanded(name: str | Path) -> Path:
+    """The path that a name with a ~ stands for; as it is where that is of nobody, as in ``~$call.wav``."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made anew is kept under that name: in the user's cache, as XDG's base directories say."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")) / "secateur" / name
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Where to write within the context what shall stand at ``path`` after it, in place of what stood there before.

@@ -20,7 +20,7 @@ from transformers import (
 
 from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError, reason
-from secateur.files import is_there, share_weights
+from secateur.files import expanded, is_there, share_weights
 from secateur.models.conformer import frame_mask
 from secateur.models.kinds import pads_cleanly
 from secateur.models.precision import cast
@@ -36,6 +36,7 @@ WINDOW_SECONDS = 40.0
 OVERLAP_SECONDS = 6.0
 # Features of less sound than this are undefined (a variance over one frame); shorter audio is padded with silence.
 SHORTEST_SECONDS = 0.1
+_WITH_LM = "WithLM"  # How transformers calls processors that want a language model's files, of which a result has none.
 
 
 class Recognizer:
@@ -56,7 +57,7 @@ class Recognizer:
         self.model = model.eval()
         self.features = features
         self.tokenizer = tokenizer
-        self.blank = int(model.config.pad_token_id)
+        self.blank = _blank(model, tokenizer)
         self.pads_cleanly = pads_cleanly(model.config)
 
     @property
@@ -245,7 +246,7 @@ def find(source: str | Path) -> Path | None:
     Raises:
         SecateurError: it looks like a path, and nothing is there.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if is_there(path):
         return path
     if _looks_like_path(str(source)):
@@ -262,11 +263,30 @@ def _read_pretrained(
 
     model = load_model(source)
     try:
-        return model, AutoFeatureExtractor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+        features = AutoFeatureExtractor.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise SecateurError(
             f"{source}: its feature extractor or tokenizer does not load: {reason(error)}"
         ) from None
+    except (TypeError, AttributeError):
+        # What comes of files that are not there.
+        raise SecateurError(
+            f"{source}: its tokenizer does not load: are its files there (vocab.json or tokenizer.json)?"
+        ) from None
+    if str(tokenizer.init_kwargs.get("processor_class")).endswith(_WITH_LM):
+        tokenizer._processor_class = tokenizer.init_kwargs["processor_class"] = None
+    return model, features, tokenizer
+
+
+def _blank(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of CTC's blank, which transformers keeps as that of padding."""
+    for said in (model.config.pad_token_id, tokenizer.pad_token_id):
+        if said is not None:
+            return int(said)
+    raise SecateurError(
+        "neither the model nor its tokenizer says which token is the blank: give config.json a pad_token_id"
+    )
 
 
 def _looks_like_path(source: str) -> bool:

@@ -76,6 +76,16 @@ def check_not_negative(settings: Any, *names: str) -> None:
             raise SecateurError(f"{name} is {value}; give 0 or more")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that generators do not take, or not multiplied by as many as there are steps.
+
+    Raises:
+        SecateurError: it is one.
+    """
+    if not 0 <= seed < 2**32:
+        raise SecateurError(f"the seed is {seed}; give one of 0 to {2**32 - 1}")
+
+
 def plain(settings: Any) -> dict[str, Any]:
     """The settings as JSON and YAML have them: paths as text, tuples as lists."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))

@@ -84,7 +84,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_where(
         result = run(*arguments(model, speech, out))
     assert result.exit_code == 130
     assert result.stderr.endswith(
-        f"secateur: stopped by Ctrl-C; what was done is kept in {out}, and the same command goes on from there\n"
+        f"secateur: stopped; what was done is kept in {out}, and the same command goes on from there\n"
     )
     again = run(*arguments(model, speech, out))
     assert again.stderr.splitlines() == [
@@ -100,7 +100,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_where(
         ({"methods": ","}, "there is no method to compare"),
         (
             {"keep": "half"},
-            "'half' is no fraction to keep; give 50%, or limits such as params=50%,latency=60%",
+            "the budget 'half' has 'half' in it, which limits none of params, macs, latency",
         ),
         ({"minutes": 2}, "--minutes and --steps both say how long a run is: give one of them"),
         ({"valid": "nowhere"}, "nowhere does not exist"),

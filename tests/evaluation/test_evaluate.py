@@ -116,6 +116,17 @@ def test_a_limit_takes_the_first_utterances(folder):
         evaluate(ScriptedRecognizer(HEARD), open_corpus(folder), limit=0)
 
 
+def test_a_limit_counts_utterances_wherever_it_is_said(folder):
+    (folder / "long.txt").unlink()
+    ways = (
+        evaluate(ScriptedRecognizer(HEARD), folder, limit=2),
+        evaluate(ScriptedRecognizer(HEARD), open_corpus(folder), limit=2),
+        evaluate(ScriptedRecognizer(HEARD), open_corpus(folder, limit=2)),
+    )
+    assert [[row.id for row in each.rows] for each in ways] == [["mid"]] * 3
+    assert [each.skipped for each in ways] == [1] * 3
+
+
 def test_speech_without_transcripts_is_refused_by_name_and_a_way_out(folder):
     for text in folder.glob("*.txt"):
         text.unlink()

@@ -23,6 +23,12 @@ from secateur.evaluation.normalise import NORMALISERS, normaliser
         ("\ufeffso\u00adft\u200b hyphens", "soft hyphens"),
         ("cafe\u200b\u0301", "café"),
         ("می\u200cخواهم", "می\u200cخواهم"),
+        ("so happy \u2764\ufe0f \U0001f469\u200d\U0001f4bb!", "so happy"),
+        ("İSTANBUL'A", "istanbul'a"),
+        ("你好，世界。OK吗", "你 好 世 界 ok 吗"),
+        ("カメラ、きれい", "カ メ ラ き れ い"),
+        ("\u0e19\u0e49\u0e33 abc", "\u0e19\u0e49 \u0e33 abc"),
+        ("한국어 좋아", "한국어 좋아"),
     ],
 )
 def test_basic_lowers_case_and_drops_punctuation_but_keeps_apostrophes(text, expected):

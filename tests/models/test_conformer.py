@@ -115,6 +115,21 @@ def test_an_utterance_has_the_same_logits_alone_and_beside_a_longer_one(
     torch.testing.assert_close(unmasked, alone, rtol=0, atol=1e-9)
 
 
+def test_the_norm_over_a_batch_learns_from_frames_and_not_from_padding() -> None:
+    module = tiny().encoder.layers[0].conv.train()
+    x_BTD = torch.randn(2, 12, module.norm.num_features)
+    mask_BT = torch.arange(12) < torch.tensor([[12], [7]])
+    outputs, statistics = [], []
+    for padding in (0, 30):
+        module.norm.reset_running_stats()
+        longer = torch.nn.functional.pad(x_BTD, (0, 0, 0, padding))
+        mask = torch.nn.functional.pad(mask_BT, (0, padding))
+        outputs.append(module(longer, mask)[mask])
+        statistics.append((module.norm.running_mean.clone(), module.norm.running_var.clone()))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(statistics[0], statistics[1])
+
+
 def test_a_causal_convolution_hears_no_later_frame() -> None:
     conv = tiny(conv_context="causal").encoder.layers[0].conv
     x = torch.randn(1, 12, 16, dtype=torch.float64)

@@ -171,21 +171,49 @@ def test_a_fast_conformer_becomes_a_parakeet_with_the_same_arithmetic_as_ours(tm
     torch.testing.assert_close(actual[1, :4], expected[1, :4], rtol=1e-4, atol=1e-4)
 
 
-def test_a_sentencepiece_model_in_the_archive_spells_the_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["EncDecHybridRNNTCTCBPEModel", "EncDecHybridRNNTCTCModel"])
+def test_of_a_hybrid_with_a_transducer_the_ctc_head_is_read(tmp_path: Path, target: str) -> None:
+    weights = nemo_weights(CONFIG)
+    hybrid = {f"ctc_{name}" if name.startswith("decoder.") else name: each for name, each in weights.items()}
+    hybrid["decoder.prediction.embed.weight"] = torch.rand(8, 6)
+    hybrid["joint.joint_net.2.bias"] = torch.rand(8)
+    config = edited(target=f"nemo.x.{target}", aux_ctc={"ctc_loss_weight": 0.3, "decoder": CONFIG["decoder"]})
+    config["decoder"] = {
+        "_target_": "nemo.collections.asr.modules.RNNTDecoder",
+        "prednet": {"pred_hidden": 6},
+    }
+    model, _, tokenizer = read_nemo(archive(tmp_path / "hybrid.nemo", config, hybrid))
+    alone, _, pieces = read_nemo(archive(tmp_path / "ctc.nemo", CONFIG, weights))
+    assert tokenizer.get_vocab() == pieces.get_vocab()
+    for (name, ours), (_, theirs) in zip(model.state_dict().items(), alone.state_dict().items(), strict=True):
+        assert torch.equal(ours, theirs), name
+    del config["aux_ctc"]
+    with pytest.raises(SecateurError, match="has no decoder section"):
+        read_nemo(archive(tmp_path / "none.nemo", config, hybrid))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_sentencepiece_model_in_the_archive_spells_the_texts(tmp_path: Path, kind: str) -> None:
     text, model = tmp_path / "text", io.BytesIO()
-    text.write_text("the cat sat\nthe cats sat at the cat\n" * 20)
+    text.write_text("the cat sat\nthe cats sat at the cat\nthat chat has a taste, eh\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_writer=model, vocab_size=13, model_type="unigram", minloglevel=2
+        input=str(text), model_writer=model, vocab_size=20, model_type=kind, minloglevel=2
     )
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    pieces = [processor.id_to_piece(i) for i in range(13)]
+    pieces = [processor.id_to_piece(i) for i in range(20)]
     config = edited(
-        decoder={"vocabulary": pieces, "num_classes": 13},
+        decoder={"vocabulary": pieces, "num_classes": 20},
         tokenizer={"type": "bpe", "model_path": "nemo:0f_tokenizer.model"},
     )
     path = archive(tmp_path / "m.nemo", config, extra={"./0f_tokenizer.model": model.getvalue()})
     _, _, tokenizer = read_nemo(path)
-    for sentence in ("the cat sat", "cats at the cat"):
+    for sentence in (
+        "the cat sat",
+        "cats at the cat",
+        "that taste has a cat",
+        "he eats the chat",
+        "a hat as the",
+    ):
         ids = tokenizer.encode(sentence)
         assert ids == processor.encode(sentence)
         assert tokenizer.decode(ids, group_tokens=False) == sentence

@@ -58,6 +58,11 @@ def test_a_budget_limits_what_it_says(text: str, limits: dict[str, float]) -> No
     assert Budget.parse(text).limits(dense(10.0)) == pytest.approx(limits)
 
 
+@pytest.mark.parametrize("text", ["50%", " 50 %", "0.5", ".5"])
+def test_a_fraction_alone_is_of_parameters_and_of_multiply_accumulates(text: str) -> None:
+    assert Budget.parse(text) == Budget(params=0.5, macs=0.5)
+
+
 def test_absolute_multiply_accumulates_are_for_a_second_of_audio_and_fractions_for_any_length() -> None:
     assert Budget(macs="1G").limits(dense(3.0)) == pytest.approx({"macs": 3e9})
     assert Budget(macs=0.5).limits(dense(3.0)) == pytest.approx({"macs": 2.5e9})
@@ -67,7 +72,8 @@ def test_absolute_multiply_accumulates_are_for_a_second_of_audio_and_fractions_f
     ("text", "message"),
     [
         ("", "limits none of params, macs, latency"),
-        ("0.5", "'0.5' in it, which limits none of"),
+        ("50", "'50' in it, which limits none of"),
+        ("70%, 50%", "'70%, 50%' is several budgets, .* give one, such as 70%"),
         ("50%,latency=40ms", "'50%' in it, which limits none of"),
         ("1.2.3%", "params=1.2.3% is no limit"),
         ("parms=50%", "'parms=50%' in it"),

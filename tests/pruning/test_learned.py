@@ -319,7 +319,7 @@ def test_batches_that_memory_does_not_hold_cost_nothing_that_was_done_before_the
     assert PruneSettings.from_yaml(out / "run.yaml").learned.batch_seconds == 1.0
 
 
-@pytest.mark.parametrize("what", ["the model", "the speech"])
+@pytest.mark.parametrize("what", ["the model", "the teacher", "the speech"])
 def test_a_run_does_not_go_on_when_what_lies_at_a_path_is_another(
     settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -327,17 +327,21 @@ def test_a_run_does_not_go_on_when_what_lies_at_a_path_is_another(
         raise KeyboardInterrupt
 
     asked = settings(phases=("start", "recover"))
-    own = asked.changed({"model": tmp_path / "model", "data": tmp_path / "speech"})
-    shutil.copytree(asked.model, tmp_path / "model")
+    own = asked.changed(
+        {"model": tmp_path / "model", "teacher": tmp_path / "teacher", "data": tmp_path / "speech"}
+    )
+    for each in ("model", "teacher"):
+        shutil.copytree(asked.model, tmp_path / each)
     shutil.copytree(asked.data, tmp_path / "speech")
     with monkeypatch.context() as patch:
         patch.setattr(room.Recovery, "loss", stopped)
         with pytest.raises(KeyboardInterrupt):
             prune(own, tmp_path / "out")
-    if what == "the model":
-        recognizer = secateur.load(own.model)
+    if what != "the speech":
+        place = own.model if what == "the model" else own.teacher
+        recognizer = secateur.load(place)
         torch.nn.init.normal_(recognizer.model.ctc_head.weight)
-        recognizer.save_pretrained(own.model)
+        recognizer.save_pretrained(place)
     else:
         next((tmp_path / "speech").glob("*.wav")).unlink()
     with pytest.raises(SecateurError, match=f"{what} has changed since it began"):

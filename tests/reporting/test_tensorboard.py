@@ -12,7 +12,7 @@ from secateur.reporting.tensorboard import curves
 def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with (
-        pytest.raises(SecateurError, match=r"not installed: pip install 'secateur\[tensorboard\]'"),
+        pytest.raises(SecateurError, match=r"not installed: pip install '\.\[tensorboard\]'"),
         curves(tmp_path, print),
     ):
         pass

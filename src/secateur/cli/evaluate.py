@@ -112,7 +112,7 @@ def evaluate(
             second = replace(run(against), peak_memory_mb=None)
             comparison = compare(first, second)
             figures |= {"against": {"model": against, **second.to_json()}, "comparison": comparison.to_json()}
-            shown += [evaluation_table(against, second, worst), comparison_text(comparison)]
+            shown += [evaluation_table(against, second, worst), comparison_text(comparison, model, against)]
     finally:
         # What was measured took its time, whatever comes of the rest.
         finish(figures, json_file, *shown)

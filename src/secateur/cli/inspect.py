@@ -43,9 +43,10 @@ def inspect(
     json_file: str | None,
     quiet: bool,
 ) -> None:
-    """Show the size, the work and the time of each part of MODEL."""
+    """Show the size, the work and the time of each part of MODEL, and whether it can be pruned."""
     from secateur.progress import ProgressBar
     from secateur.reporting.inspection import inspection_table
+    from secateur.structure.groups import find_groups
     from secateur.structure.inspect import inspect
 
     if batch > 1 and not measure:
@@ -59,4 +60,14 @@ def inspect(
             measure=measure,
             progress=partial(progress.stage, "timing"),
         )
-    finish({"model": model, **inspection.to_json()}, json_file, inspection_table(inspection, depth))
+    refused = None
+    try:
+        find_groups(recognizer.model)
+    except SecateurError as error:
+        refused = str(error)
+    finish(
+        {"model": model, **inspection.to_json(), "prunable": refused is None},
+        json_file,
+        inspection_table(inspection, depth),
+        "It can be pruned." if refused is None else f"It cannot be pruned: {refused}.",
+    )

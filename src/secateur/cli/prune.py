@@ -206,7 +206,11 @@ def prune(
             )
     tell_skips(skips)
     finish(
-        pruned.report, json_file, pruning_table(pruned.report), drawn(out), f"The pruned model is in {out}."
+        pruned.report,
+        json_file,
+        pruning_table(pruned.report),
+        lambda: drawn(out),
+        f"The pruned model is in {out}.",
     )
 
 

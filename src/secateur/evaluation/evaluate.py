@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -45,7 +46,7 @@ def evaluate(
     Args:
         recognizer: what hears.
         corpus: transcribed speech, or where it lies; see `secateur.speech.corpus.open_corpus`.
-        limit: take only the first so many utterances.
+        limit: take only the first so many utterances, those without a transcript among them, which are skipped.
         batch_seconds: seconds of audio, padding included, that the model is given at once.
         normalise: text normalisation of transcripts and hypotheses, see `secateur.evaluation.normalise`.
         skips: collects what cannot be read, and gives up past its limit.
@@ -60,7 +61,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing to evaluate: give 1 or more")
     source = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
-    transcribed = Corpus(source.scorable, limit)
+    transcribed = Corpus((source if limit is None else replace(source, limit=limit)).scorable)
     if progress is not None:
         progress.total = _count(transcribed)
 

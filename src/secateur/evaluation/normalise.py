@@ -16,6 +16,12 @@ _APOSTROPHES = "'\u2018\u2019\u02bc`\u00b4\uff07"
 _AT_AN_EDGE = re.compile(r"(?<![^\s'])'|'(?![^\s'])")
 # Which of the characters that are not seen tell letters apart, in Persian and in scripts of India.
 _JOINERS = "\u200c\u200d"
+# Scripts that put no spaces between words: a letter, and the marks on it. Chinese and Japanese, Thai and Lao, Myanmar, Khmer.
+_UNSPACED = re.compile(
+    "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
+    "[\u3099\u309a\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u17b4-\u17d3]*"
+)
 
 
 def normaliser(name: str) -> Normaliser:
@@ -25,7 +31,8 @@ def normaliser(name: str) -> Normaliser:
 
     - `none`: nothing else.
     - `basic`: lower case, Unicode NFC, every punctuation mark and symbol becomes a space, except an apostrophe within a
-      word (at its edge it may be a quotation mark: `'tis` is `tis`, `boys'` is `boys`), and soft hyphens and the like, which are not seen, go. Enough where references are upper case (LibriSpeech) or punctuated, in any language.
+      word (at its edge it may be a quotation mark: `'tis` is `tis`, `boys'` is `boys`), and soft hyphens and the like, which are not seen, go. In scripts that
+      have no spaces between words, as Chinese and Thai, every character is a word. Enough where references are upper case (LibriSpeech) or punctuated.
     - `english`: Whisper's English normaliser as transformers ships it (Radford et al. 2022, appendix C):
       `basic` and spelled-out numbers, contractions, titles, fillers. transformers does not ship its table of
       British and American spellings, so `colour` and `color` stay different words.
@@ -54,10 +61,19 @@ def _scored_character(character: str) -> str:
     return " " if category[0] in "PS" else character
 
 
-def _basic(text: str) -> str:
-    scored = "".join(map(_scored_character, unicodedata.normalize("NFC", text.lower())))
+def words_of(text: str) -> str:
+    """What `basic` is but for scripts that put no spaces between words: a text to learn from."""
+    # The capital of a Turkish i leaves a dot to itself.
+    lower = text.lower().replace("i\u0307", "i")
+    scored = "".join(map(_scored_character, unicodedata.normalize("NFC", lower)))
     # Once more, as what stood between a letter and its accent may be gone.
-    return _collapse(_AT_AN_EDGE.sub(" ", unicodedata.normalize("NFC", scored)))
+    words = _AT_AN_EDGE.sub(" ", unicodedata.normalize("NFC", scored)).split()
+    # Of an emoji a mark may be left that chose its colour.
+    return " ".join(word for word in words if any(map(str.isalnum, word)))
+
+
+def _basic(text: str) -> str:
+    return _collapse(_UNSPACED.sub(r" \g<0> ", words_of(text)))
 
 
 @cache

@@ -261,7 +261,11 @@ class ConvolutionModule(nn.Module):
         x_BTC = F.pad(x_BTC, (0, 0, *self.padding))
         x_BTC = self.depthwise_conv(x_BTC.transpose(1, 2)).transpose(1, 2)
         # Either norm is over the last dimension of rows; that over batches takes no more than two.
-        x_BTC = self.norm(x_BTC.flatten(0, 1)).view_as(x_BTC)
+        if self.training and mask_BT is not None:
+            # Padding is all alike, and none of what statistics are of.
+            x_BTC = x_BTC.masked_scatter(mask_BT[..., None], self.norm(x_BTC[mask_BT]))
+        else:
+            x_BTC = self.norm(x_BTC.flatten(0, 1)).view_as(x_BTC)
         out_BTD: Tensor = self.pointwise_conv2(F.silu(x_BTC).transpose(1, 2)).transpose(1, 2)
         return out_BTD
 

@@ -17,4 +17,9 @@ HEARD = HEARD_TOGETHER | HEARD_ALONE
 
 def pads_cleanly(config: PreTrainedConfig) -> bool:
     """Whether padding leaves no trace in what a model hears; a norm over time, as wav2vec 2.0 base has it, reads it too."""
-    return config.model_type in HEARD_TOGETHER and getattr(config, "feat_extract_norm", None) != "group"
+    reads_it = (
+        getattr(config, "feat_extract_norm", None) == "group"
+        # A norm of HuBERT's, before its positions, makes something of the padding.
+        or getattr(config, "conv_pos_batch_norm", False)
+    )
+    return config.model_type in HEARD_TOGETHER and not reads_it

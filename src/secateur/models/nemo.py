@@ -30,7 +30,9 @@ from secateur.errors import SecateurError
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces, tokenizer_from_sentencepiece
 
-SUPPORTED = "EncDecCTCModel and EncDecCTCModelBPE with a ConformerEncoder"
+HYBRIDS = ("EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel")
+"""Classes with a transducer and a CTC head on one encoder."""
+SUPPORTED = "EncDecCTCModel, EncDecCTCModelBPE, and the CTC heads of their hybrids with transducers"
 
 # NeMo's names of modules, in the order in which they are rewritten, against ours (and Parakeet's).
 RENAMES = (
@@ -59,15 +61,16 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
     files = _archive_files(path)
     config = _yaml(path, files)
     kind = str(config.get("target", "no class")).rsplit(".", 1)[-1]
-    if kind not in ("EncDecCTCModel", "EncDecCTCModelBPE"):
+    if kind not in ("EncDecCTCModel", "EncDecCTCModelBPE", *HYBRIDS):
         raise SecateurError(f"{path} holds a {kind}; supported are {SUPPORTED}")
+    weights = _weights(path, files)
+    if kind in HYBRIDS:
+        config, weights = _ctc_half(config, weights)
     for part in ("preprocessor", "encoder", "decoder"):
         if not isinstance(config.get(part), dict):
             raise SecateurError(
                 f"{path}: model_config.yaml has no {part} section, so the model cannot be built"
             )
-    weights = _weights(path, files)
-
     tokenizer = _tokenizer(path, config, files)
     blank = len(tokenizer) - 1
     classes = config["decoder"].get("num_classes")
@@ -82,6 +85,18 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
     model = _model(path, config, blank)
     _load_weights(path, model, weights)
     return model.eval(), features, tokenizer
+
+
+def _ctc_half(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a hybrid would be without its transducer: its auxiliary CTC head is the decoder."""
+    auxiliary = config.get("aux_ctc")
+    head = auxiliary.get("decoder") if isinstance(auxiliary, dict) else None
+    kept = {
+        name.removeprefix("ctc_"): tensor
+        for name, tensor in weights.items()
+        if not name.startswith(("decoder.", "joint."))
+    }
+    return config | {"decoder": head}, kept
 
 
 def _archive_files(path: Path) -> dict[str, bytes]:
@@ -249,7 +264,11 @@ def _model(path: Path, config: dict[str, Any], blank: int) -> PreTrainedModel:
         "attention_dropout": float(encoder.get("dropout_att", 0.1)),
     }
     if subsampling == "dw_striding" and norm == "batch_norm" and context == "symmetric":
-        parakeet = ParakeetEncoderConfig(attention_bias=use_bias, convolution_bias=use_bias, **common)
+        # transformers would have whoever trains on leave out a tenth of the layers.
+        layerdrop = float(encoder.get("stochastic_depth_drop_prob", 0.0))
+        parakeet = ParakeetEncoderConfig(
+            attention_bias=use_bias, convolution_bias=use_bias, layerdrop=layerdrop, **common
+        )
         return ParakeetForCTC(
             ParakeetCTCConfig(encoder_config=parakeet.to_dict(), vocab_size=blank + 1, pad_token_id=blank)
         )

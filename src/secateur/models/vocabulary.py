@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import Unigram
+from tokenizers.models import BPE, Unigram
 from transformers import ParakeetTokenizer
+from transformers.convert_slow_tokenizer import generate_merges
 
 from secateur.errors import SecateurError
 
@@ -14,15 +15,19 @@ SPACE = "▁"
 BLANK = "<pad>"
 
 
-def tokenizer_from_pieces(pieces: Sequence[str], scores: Sequence[float] | None = None) -> ParakeetTokenizer:
+def tokenizer_from_pieces(
+    pieces: Sequence[str], scores: Sequence[float] | None = None, *, merges: bool = False
+) -> ParakeetTokenizer:
     """A tokenizer whose ids are positions in ``pieces``, followed by the CTC blank.
 
-    Decoding is exact. Encoding is the most probable segmentation under ``scores`` (log probabilities, as in a
-    SentencePiece model); without scores, the one with the fewest pieces.
+    Decoding is exact. Encoding is the most probable segmentation under ``scores``; without scores, the one with the fewest
+    pieces; with ``merges``, what comes of joining the pieces of the highest score first.
 
     Args:
         pieces: sub-words, a leading ``▁`` standing for the space before a word; or single characters, the space
             among them as itself.
+        scores: of the pieces, as a SentencePiece model has them: log probabilities, or with ``merges`` the order of joining.
+        merges: whether the pieces came by byte pair encoding.
     """
     characters = " " in pieces
     pieces = [SPACE if piece == " " else piece for piece in pieces]
@@ -33,9 +38,15 @@ def tokenizer_from_pieces(pieces: Sequence[str], scores: Sequence[float] | None 
         raise SecateurError(
             f"the vocabulary lists {min(repeated)!r} more than once, so ids would be ambiguous"
         )
-    vocabulary = [*zip(pieces, scores or [-1.0] * len(pieces), strict=True), (BLANK, -1e4)]
+    scored = dict(zip(pieces, scores or [-1.0] * len(pieces), strict=True))
     unknown = pieces.index("<unk>") if "<unk>" in pieces else None
-    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=unknown))
+    if merges:
+        ids = {piece: index for index, piece in enumerate([*pieces, BLANK])}
+        joined = generate_merges(ids, scored, skip_tokens=["<unk>"])
+        kind = BPE(ids, joined, unk_token=None if unknown is None else "<unk>", fuse_unk=True)
+    else:
+        kind = Unigram([*scored.items(), (BLANK, -1e4)], unk_id=unknown)
+    tokenizer = Tokenizer(kind)
     prepend = "never" if characters else "always"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=prepend)
     tokenizer.decoder = decoders.Metaspace(SPACE, prepend_scheme=prepend)
@@ -57,6 +68,8 @@ def tokenizer_from_sentencepiece(model: bytes) -> ParakeetTokenizer:
     except RuntimeError as error:
         raise SecateurError(f"the tokenizer in the archive is no SentencePiece model: {error}") from None
     ids = range(processor.get_piece_size())
-    return tokenizer_from_pieces(
-        [processor.id_to_piece(i) for i in ids], [processor.get_score(i) for i in ids]
-    )
+    scores = [processor.get_score(i) for i in ids]
+    # What a model by byte pair encoding has for scores: the order in which its pieces came.
+    said = [scores[i] for i in ids if not (processor.is_control(i) or processor.is_unknown(i))]
+    ranks = said == [-float(rank) for rank in range(len(said))]
+    return tokenizer_from_pieces([processor.id_to_piece(i) for i in ids], scores, merges=ranks)

@@ -81,20 +81,24 @@ class Budget:
         """Read ``"params=50%,macs=1.2G"``.
 
         A limit is a fraction kept (``50%``, ``0.5``) or absolute: ``6.5M`` parameters, ``250M`` multiply-accumulates a
-        second of audio, ``40ms``. ``"50%"`` alone is that of both parameters and multiply-accumulates.
+        second of audio, ``40ms``. A fraction alone is that of both parameters and multiply-accumulates.
 
         Raises:
             SecateurError: it does not read like that.
         """
-        if re.fullmatch(r"\s*[\d.]+\s*%\s*", text):
+        if _is_fraction(text):
             return cls(params=text.strip(), macs=text.strip())
+        if all(_is_fraction(part) for part in text.split(",")):
+            raise SecateurError(
+                f"{text!r} is several budgets, which `secateur compare` takes: give one, such as {text.split(',')[0].strip()}"
+            )
         given: dict[str, str] = {}
         for part in text.split(","):
             name, equals, value = (word.strip() for word in part.partition("="))
             if name not in UNITS or not equals:
                 raise SecateurError(
                     f"the budget {text!r} has {part.strip()!r} in it, which limits none of {', '.join(UNITS)}; "
-                    f"write it like {EXAMPLES['params']}, and several with commas between them"
+                    f"write it like {EXAMPLES['params']}, and several with commas between them, or 50% for params and macs"
                 )
             if name in given:
                 raise SecateurError(f"the budget {text!r} limits {name} twice; give it once")
@@ -121,6 +125,11 @@ class Budget:
 
     def __str__(self) -> str:
         return ",".join(f"{name}={_text(name, limit)}" for name, limit in self.bounds.items())
+
+
+def _is_fraction(text: str) -> bool:
+    """Whether it names no cost, and is 50 %, 0.5 or 1."""
+    return re.fullmatch(r"\s*([\d.]+\s*%|0?\.\d+|1(\.0*)?)\s*", text) is not None
 
 
 def _parse_limit(name: str, text: str) -> Limit:

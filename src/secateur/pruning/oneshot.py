@@ -22,7 +22,7 @@ from secateur.pruning.statistics import collect
 from secateur.pruning.trials import Trials
 from secateur.pruning.weighting import USUAL, Weighting, by_trial, numbers, weighted
 from secateur.recognizer import Recognizer
-from secateur.runs import check_not_negative
+from secateur.runs import check_not_negative, check_seed
 from secateur.speech.audio import Waveform
 from secateur.speech.sampling import first_batches
 from secateur.structure.cost import CostModel
@@ -75,8 +75,7 @@ class OneShot:
                 "give a finite number above 0, and one of 0 or more"
             )
         check_not_negative(self, "reconstruct_steps")
-        if self.seed < 0:
-            raise SecateurError(f"the seed is {self.seed}; give one of 0 or more")
+        check_seed(self.seed)
 
     @property
     def shares_evenly(self) -> bool:

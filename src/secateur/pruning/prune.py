@@ -124,6 +124,8 @@ def prune(
             dense = recognizer or load(settings.model)
             groups = settings.scope.groups(dense.model)
             teacher = None if settings.teacher is None else _teacher(settings.teacher, dense)
+            if teacher is not None:
+                workspace.same("the teacher", lambda: weights_digest(teacher.model))
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
             check_possible(groups, costs, budget)
         scored: list[Evaluation] = []
@@ -226,7 +228,7 @@ class _Task:
             )
             heard = float(everything.seconds.sum())
             workspace.same("the model", lambda: f"{weights_digest(dense.model)} in {dense.model.dtype}")
-            workspace.same("the speech", lambda: f"{len(everything)} utterances of {heard:.0f} s")
+            workspace.same("the speech", lambda: everything.said)
             rest, held = set_aside(everything, valid, settings.learned, settings.oneshot.seed)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)

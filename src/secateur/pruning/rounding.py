@@ -46,7 +46,8 @@ def round_to_plan(
     """
     log_alpha = gates.log_alpha() if isinstance(gates, Gates) else gates
     openness = {name: values.detach().double().cpu() for name, values in log_alpha.items()}
-    largest = max((float(values.abs().max()) for values in openness.values()), default=0.0) or 1.0
+    # Above 1, so that the exponentials of gates that all stand near 0 are finite.
+    largest = max([1.0, *(float(values.abs().max()) for values in openness.values())])
     limited = [costs[name] for name in budget.bounds if name in costs]
     scores = {
         name: _elimination(values, largest, _price(groups[name], limited))

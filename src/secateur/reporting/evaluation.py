@@ -25,13 +25,17 @@ def evaluation_table(model: str, evaluation: Evaluation, worst: int = 0) -> Rend
     return Group(*parts, Text())
 
 
-def comparison_text(comparison: Comparison) -> RenderableType:
-    """What `rich` prints of two models: their difference, and whether it is more than chance."""
+def comparison_text(comparison: Comparison, model: str, other: str) -> RenderableType:
+    """What `rich` prints of two models: how much more or less the first one's WER is, and whether that is more than chance."""
     bootstrap, pairs = comparison.bootstrap, comparison.matched_pairs
-    verdict = "is more than chance" if significant(bootstrap.p, pairs.p) else "may be chance"
+    verdict = "more than chance" if significant(bootstrap.p, pairs.p) else "which may be chance"
+    points = 100 * comparison.difference
+    told = f"{model} has {abs(points):.2f} points {'more' if points > 0 else 'less'} WER than {other}, {verdict}."
+    if not points:
+        told = f"{model} and {other} have the same WER."
     low, high = 100 * bootstrap.interval.low, 100 * bootstrap.interval.high
     return Group(
-        Text(f"The difference of {100 * comparison.difference:+.2f} points of WER {verdict}.", style="bold"),
+        Text(told, style="bold"),
         Text(f"95 % interval {low:+.2f} to {high:+.2f}; p = {bootstrap.p:.2g} by paired bootstrap,"),
         Text(f"p = {pairs.p:.2g} by matched pairs (MAPSSWE, {pairs.segments} segments)"),
     )

@@ -20,9 +20,12 @@ def pruning_table(report: dict[str, Any]) -> RenderableType:
         table.add_row(*row)
     parts: list[RenderableType] = [table]
     if "comparison" in report:
+        change = 100 * report["comparison"]["difference"]
         low, high = (100 * edge for edge in report["comparison"]["bootstrap"]["interval"])
         parts.append(
-            Text(f"The word error rate changed by {low:+.2f} to {high:+.2f} points (95 % interval).")
+            Text(
+                f"The word error rate changed by {change:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})."
+            )
         )
     return Group(*parts)
 
@@ -37,10 +40,11 @@ def _figures(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     name = "macs_per_second"
     yield "MACs per second of audio", short(before[name]), short(after[name]), kept(name)
     if "latency" in before:
-        yield "latency, predicted", f"{before['latency']:.4f} s", f"{after['latency']:.4f} s", kept("latency")
+        was, now = (f"{1000 * side['latency']:.1f} ms" for side in (before, after))
+        yield "forward pass, predicted", was, now, kept("latency")
     if "forward" in report:
         was, now = (f"{1000 * report['forward'][side]['median']:.1f} ms" for side in ("before", "after"))
-        yield "forward pass", was, now, f"{report['forward']['ratio']['median']:.1%}"
+        yield "forward pass, measured", was, now, f"{report['forward']['ratio']['median']:.1%}"
     if "wer" in before:
         yield "WER", f"{before['wer']:.2%}", f"{after['wer']:.2%}", ""
         yield "real-time factor", f"{before['rtf']:.4f}", f"{after['rtf']:.4f}", ""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from secateur.errors import SecateurError, reason
+from secateur.errors import SecateurError, installed_by, reason
 from secateur.files import is_there
 
 FLUSH_SECONDS = 10
@@ -33,7 +33,7 @@ def curves(
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise SecateurError(
-            "--tensorboard needs TensorBoard, which is not installed: pip install 'secateur[tensorboard]'"
+            f"--tensorboard needs TensorBoard, which is not installed: {installed_by('tensorboard')}"
         ) from None
     there = next(
         each for each in (Path(folder).absolute(), *Path(folder).absolute().parents) if is_there(each)

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from secateur.errors import SecateurError
-from secateur.files import is_there
+from secateur.files import expanded, is_there
 from secateur.speech.audio import audio_seconds
 from secateur.speech.folders import (
     AUDIO_SUFFIXES,
@@ -125,7 +125,7 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
     Raises:
         SecateurError: there is nothing there, nothing of these, or no audio in it.
     """
-    path = Path(data).expanduser()
+    path = expanded(data)
     if isinstance(data, str) and not data.strip():
         # As a path it would be the working directory.
         raise SecateurError(f"the name of the speech is empty: give {_KINDS}")

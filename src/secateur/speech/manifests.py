@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, installed_by
 from secateur.speech.audio import LONGEST_SECONDS
 from secateur.speech.skips import BrokenEntryError, Skipped
 from secateur.speech.utterance import Source, Utterance
@@ -126,5 +126,5 @@ def _lhotse_reader() -> Callable[[Line, Path], Utterance]:
     try:
         from secateur.speech.lhotse_cuts import utterance_of_cut
     except ImportError as error:
-        raise SecateurError(f"a Lhotse cut set needs lhotse ({error}): install secateur[lhotse]") from error
+        raise SecateurError(f"a Lhotse cut set needs lhotse ({error}): {installed_by('lhotse')}") from error
     return utterance_of_cut

@@ -85,6 +85,11 @@ class SpeechPool:
         self.sample_rate = sample_rate
         self.skips = skips
 
+    @property
+    def said(self) -> str:
+        """How much it is, in words: what tells it from other speech."""
+        return f"{len(self)} utterances of {self.seconds.sum():.0f} s"
+
     @classmethod
     def read(
         cls,

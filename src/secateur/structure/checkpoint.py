@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
 
@@ -128,11 +130,16 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     source = str(folder)
     try:
         config = AutoConfig.from_pretrained(source)
+    except StrictDataclassError as error:
+        raise SecateurError(
+            f"{source}: its config.json makes no sense: {' '.join(str(error).split())}"
+        ) from None
     except (OSError, ValueError, KeyError) as error:
-        what = f"{source} is no checkpoint that transformers can read"
+        what, instead = f"{source} is no checkpoint that transformers can read", ""
         if not Path(source).exists():
             what = f"there is no file or folder {source} here, and as a name on the Hugging Face Hub it does not load"
-        raise SecateurError(f"{what}: {reason(error)}") from None
+            instead = "; a .nemo file of the Hub is to be downloaded first (hf download NAME FILE.nemo --local-dir .)"
+        raise SecateurError(f"{what}: {reason(error)}{instead}") from None
     model_class = _model_class(source, config)
     # No pickle is read from a folder of ours; transformers reads other ones' in its safe mode.
     safe = {"use_safetensors": True} if hasattr(config, "secateur_structure") else {}
@@ -180,7 +187,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """
     # So that a folder given as "." has a name, and neighbours.
     folder = Path(folder).absolute()
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    # By no process's number, which in a container is always the same.
+    partial = folder.with_name(f"{folder.name}.partial-{token_hex(4)}")
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -196,7 +204,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 def _replace(folder: Path, written: Path) -> None:
     """Move what was written to where it belongs, in place of an earlier result."""
-    earlier = folder.with_name(f"{folder.name}.earlier-{os.getpid()}")
+    earlier = folder.with_name(f"{folder.name}.earlier-{token_hex(4)}")
     try:
         check_free(folder)
         if folder.exists():

@@ -88,6 +88,10 @@ def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
         shapes[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
     for buffer in model.buffers():
         shapes[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for module in model.modules():
+        # What a forward pass left there for the next one.
+        kept = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+        shapes |= {id(value): torch.empty_like(value, device="meta") for value in kept}
     skeleton = copy.deepcopy(model, shapes).eval()
     for module in skeleton.modules():
         # A sliced layer carries a configuration of its own.

@@ -254,7 +254,7 @@ def family_of(model: PreTrainedModel) -> Family:
             return family
     supported = ", ".join(dict.fromkeys(family.model for family in FAMILIES))
     raise SecateurError(
-        f"{type(model).__name__} has no table of groups, so it cannot be pruned; supported are {supported}"
+        f"a {type(model).__name__} can be transcribed with and evaluated, and not pruned; what can be are {supported}"
     )
 
 

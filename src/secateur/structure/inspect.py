@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
@@ -177,6 +178,8 @@ def inspect(
     """
     if batch < 1 or runs < 1:
         raise ValueError(f"{runs} runs of {batch} utterances leave nothing to measure")
+    if not 0 < seconds < math.inf:
+        raise SecateurError(f"{seconds:g} s of audio cannot be heard: give a finite length above 0")
     model = recognizer.model
     try:
         macs = counting.macs_by_module(model, seconds)

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import secateur
+from secateur.files import cache_folder
 from secateur.structure.cost import (
     Products,
     Term,
@@ -39,7 +40,6 @@ from secateur.structure.part_times import (
     KeptTimes,
     Measure,
     PartTimes,
-    cache_folder,
     device_name,
     measure_parts,
     parts_by_module,
@@ -147,6 +147,9 @@ class Latency:
         self.conditions = conditions
         self._work = Products(groups, [part.work for part in parts])
         self._present = Products(groups, [[(1, (), part.needs)] for part in parts])
+        # What is left of a module that goes, goes with its layer.
+        layers = [[need for need in part.needs if need in groups.layers] for part in parts]
+        self._held = Products(groups, [[(1, (), needs)] for needs in layers])
         counts = [counts_of(groups, plan.counts()) for plan in plans]
         works = torch.stack([self._work(each) for each in counts], dim=1).tolist()
         presents = torch.stack([self._present(each) for each in counts], dim=1).tolist()
@@ -192,13 +195,13 @@ class Latency:
         gone, nodes, times, slopes = (
             each.to(counts.device) for each in (self._gone, self._nodes, self._times, self._slopes)
         )
-        work, present = self._work(counts), self._present(counts)
+        work, present, held = self._work(counts), self._present(counts), self._held(counts)
         # At a node the segment that ends there counts: its slope is what removing a unit saves.
         segment = (torch.searchsorted(nodes, work.detach()[:, None]) - 1).clamp(min=0)
         start, time, slope = (each.gather(1, segment)[:, 0] for each in (nodes, times, slopes))
         least = times[:, 0]
         more = time - least + slope * (work - start).clamp(min=0)
-        return (gone + present * (least - gone) + more).sum()
+        return (held * gone + present * (least - gone) + more).sum()
 
     def check(
         self, model: PreTrainedModel, sliced: PreTrainedModel, plan: PruningPlan, *, rounds: int = 12
@@ -282,7 +285,7 @@ def latency_cost(
             "secateur": secateur.__version__,
             "transformers": transformers.__version__,
         }
-        kept = KeptTimes(folder or cache_folder(), asdict(conditions) | architecture)
+        kept = KeptTimes(folder or cache_folder("latency"), asdict(conditions) | architecture)
         times: Sequence[PartTimes] | None = kept.read([part.name for part in parts], len(plans))
         if times is None:
             models = [slice_model(model, plan) if plan.kept else model for plan in plans]

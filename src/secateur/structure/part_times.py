@@ -7,7 +7,6 @@ every layer, the modules before and behind the layers, and the rest, which is ca
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,12 +152,6 @@ def device_name(device: torch.device) -> str:
     name = told.get("model name") or platform.processor() or platform.machine()
     kind = ", ".join(f"{word} {told[key]}" for key, word in _GENERATION.items() if key in told)
     return f"{name} ({kind})" if kind else name
-
-
-def cache_folder() -> Path:
-    """Where tables of part times are kept: in the user's cache, as the XDG base directories say."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(caches) / "secateur" / "latency"
 
 
 class KeptTimes:

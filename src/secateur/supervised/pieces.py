@@ -13,6 +13,9 @@ from tokenizers.trainers import BpeTrainer
 from secateur.errors import SecateurError
 from secateur.models.vocabulary import SPACE
 
+_AT_A_TIME = 10_000
+"""Transcripts that are cut into pieces together: each takes kilobytes then."""
+
 
 def find_pieces(texts: Sequence[str], size: int) -> tuple[list[str], list[float]]:
     """Pieces by byte pair encoding (Sennrich et al. 2016, arXiv 1508.07909), as `tokenizer_from_pieces` takes them.
@@ -37,7 +40,10 @@ def find_pieces(texts: Sequence[str], size: int) -> tuple[list[str], list[float]
     tokenizer.train_from_iterator(texts, BpeTrainer(vocab_size=size, show_progress=False))
     vocabulary = tokenizer.get_vocab()
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-    needed = Counter(token for written in tokenizer.encode_batch(texts) for token in written.ids)
+    needed = Counter[int]()
+    for first in range(0, len(texts), _AT_A_TIME):
+        for written in tokenizer.encode_batch_fast(texts[first : first + _AT_A_TIME]):
+            needed.update(written.ids)
     # Those that only helped to find longer ones are not needed, and yet possible.
     everything = sum(needed.values()) + len(pieces)
     return pieces, [math.log((needed[token] + 1) / everything) for token in range(len(pieces))]

@@ -115,7 +115,8 @@ class TrainSettings:
             "valid_utterances",
         )  # fmt: skip
         Augmentation.of(self.augment)
-        runs.check_not_negative(self, "clean_epochs", "validations", "seed")
+        runs.check_not_negative(self, "clean_epochs", "validations")
+        runs.check_seed(self.seed)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
         shape = self.shape

@@ -25,6 +25,7 @@ from secateur.speech.pool import SpeechPool
 from secateur.speech.sampling import spread
 from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import LITTER, check_place, new_folder
+from secateur.structure.counting import weights_digest
 from secateur.structure.inspect import inspect
 from secateur.supervised.beginning import check_writable, going_on, untrained, with_vocabulary
 from secateur.supervised.objective import Transcription, impossible
@@ -101,6 +102,9 @@ def train(
         with clock.time("read"):
             progress.begin("reading speech")
             pool = speech.read(int(features.sampling_rate), skips, progress)
+            if begun is not None:
+                workspace.same("the model that it began with", lambda: weights_digest(begun.model))
+            workspace.same("the speech", lambda: pool.said)
         if speech.left_out:
             tell(speech.said())
         transcripts = [text for text in map(pool.text, range(len(pool))) if text is not None]

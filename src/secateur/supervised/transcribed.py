@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from secateur.errors import SecateurError
-from secateur.evaluation.normalise import normaliser
+from secateur.evaluation.normalise import words_of
 from secateur.progress import ProgressBar
 from secateur.speech.audio import audio_seconds
 from secateur.speech.corpus import Corpus, open_corpus
@@ -35,12 +35,11 @@ class Transcribed:
 
     def __call__(self) -> Iterator[Utterance | Skipped]:
         self.wordless = self.long = 0
-        words = normaliser("basic")
         for entry in self.corpus.transcribed():
             if isinstance(entry, Skipped):
                 yield entry
                 continue
-            text = words(entry.text or "")
+            text = words_of(entry.text or "")
             if not text:
                 self.wordless += 1
                 continue

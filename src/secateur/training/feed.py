@@ -122,7 +122,9 @@ class Feed:
                 "give a finite length above 0, and a step and a seed of 0 or more"
             )
         self.waited = 0.0
-        self._area = int(batch_seconds * recognizer.inputs_per_second) // _AREA * _AREA
+        # Where nothing is compiled for a shape, padding is only more to compute.
+        compiles = recognizer.model.device.type == "cpu"
+        self._area = int(batch_seconds * recognizer.inputs_per_second) // _AREA * _AREA * compiles
         if self._area:
             batch_seconds = self._area / recognizer.inputs_per_second
         self._recognizer = recognizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,9 @@ from secateur.training.checkpoint import read_state, write_state
 SETTINGS = "settings.json"
 FIGURES = "figures.json"
 LOCK = ".lock"
+
+Difference = tuple[str, Any, Any]
+"""The name of a setting, and its two values."""
 
 
 class Workspace:
@@ -69,12 +73,12 @@ class Workspace:
                 f"{folder} cannot be written: {reason(error)}; choose another place"
             ) from None
         others = list(differences(_read(known), plain))
-        if others and all(other.startswith(tuple(f"{name} was " for name in free)) for other in others):
+        if others and all(name in free for name, _, _ in others):
             write_text(known, json.dumps(plain, indent=2) + "\n")
         elif others:
             workspace.release()
             raise SecateurError(
-                f"{folder} holds an unfinished run with other settings ({'; '.join(others)}): "
+                f"{folder} holds an unfinished run with other settings ({told(others)}): "
                 "give the same ones to go on with it, or delete the folder"
             )
         return workspace
@@ -93,9 +97,14 @@ class Workspace:
     ) -> None:
         """Delete everything, unless the run was stopped with something to go on from; others may go on then."""
         # Before others may have the place: one that has begun there would lose its files.
-        if kind is None or not self.resumes:
+        done = kind is None or not self.resumes
+        if done:
             self.close()
         self.release()
+        if done and self.folder is not None:
+            # What some file systems keep as long as it is open.
+            with suppress(OSError):
+                self.folder.rmdir()
 
     @property
     def resumes(self) -> bool:
@@ -169,13 +178,18 @@ def _read(path: Path) -> Any:
         ) from None
 
 
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Where two settings differ, in words."""
+def differences(before: Any, now: Any, name: str = "") -> Iterator[Difference]:
+    """Where two settings differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):
             yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
-        yield f"{name} was {_words(before)}, is {_words(now)}"
+        yield name, before, now
+
+
+def told(differences: Iterable[Difference]) -> str:
+    """The same in words."""
+    return "; ".join(f"{name} was {_words(before)}, is {_words(now)}" for name, before, now in differences)
 
 
 def _words(value: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from secateur.errors import NoResultError
+from secateur.errors import NoResultError, installed_by
 from secateur.pruning.budget import Budget
 from secateur.pruning.method import LearnedMethod
 from secateur.pruning.oneshot import Decision, Judgement
@@ -61,7 +61,7 @@ def keep_fraction(
     try:
         import torch_pruning
     except ImportError:
-        raise NoResultError(f"{NAME} is not installed; pip install 'secateur[rivals]' brings it") from None
+        raise NoResultError(f"{NAME} is not installed: {installed_by('rivals')}") from None
     makers = {model.get_submodule(path): name for name, path in _makers(groups).items()}
     # It follows gradients through the model.
     model.requires_grad_()

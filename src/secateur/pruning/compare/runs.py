@@ -30,7 +30,7 @@ from secateur.speech.skips import SkipLog
 from secateur.structure.checkpoint import check_free
 from secateur.structure.counting import weights_digest
 from secateur.timing import threads
-from secateur.training.workspace import Workspace, differences
+from secateur.training.workspace import Workspace, differences, told
 
 SCORED = "scores"
 """What the folder of scores is called, in that of the comparison."""
@@ -177,7 +177,7 @@ def _refuse_others(folder: Path, settings: PruneSettings) -> None:
     others = list(differences(PruneSettings.from_yaml(run).plain(), settings.plain()))
     if others:
         raise SecateurError(
-            f"{folder} holds a run with other settings ({'; '.join(others)}): give the same ones, or another folder"
+            f"{folder} holds a run with other settings ({told(others)}): give the same ones, or another folder"
         )
 
 
@@ -193,7 +193,7 @@ def _row(
     if not (folder / "run.yaml").is_file():
         # What fails here fails for all, so it is no row's error.
         dense, pool, before = same.recognizer, same.pool, same.before
-        about = {"dtype": str(dense.model.dtype), "weights": same.digest} | {
+        about = {"dtype": str(dense.model.dtype), "weights": same.digest, "speech": pool.said} | {
             name: settings.plain()[name] for name in ("model", "data", "scope")
         }
         try:

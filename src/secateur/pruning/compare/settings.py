@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,19 +103,10 @@ def read_budgets(texts: Iterable[str]) -> tuple[str, ...]:
     Raises:
         SecateurError: there is none, or one does not read like that.
     """
-    found = []
-    for text in texts:
-        for part in [text] if "=" in text else text.split(","):
-            fraction = part.strip()
-            if "=" not in part and not re.fullmatch(r"[\d.]+%|0?\.\d+|1(\.0*)?", fraction):
-                raise SecateurError(
-                    f"{fraction!r} is no fraction to keep; give 50%, or limits such as params=50%,latency=60%"
-                )
-            whole_budget = part if "=" in part else f"params={fraction},macs={fraction}"
-            found.append(str(Budget.parse(whole_budget)))
-    if not found:
+    parts = [part for text in texts for part in ([text] if "=" in text else text.split(","))]
+    if not parts:
         raise SecateurError("there is no budget to compare at; give one such as 50%")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(str(Budget.parse(part)) for part in parts))
 
 
 def run_name(method: str, budget: str) -> str:

@@ -25,7 +25,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from secateur.errors import SecateurError, reason
+from secateur.errors import SecateurError, installed_by, reason
+from secateur.files import cache_folder
 from secateur.speech.audio import Waveform
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.folders import folder_utterances
@@ -55,6 +56,9 @@ _SILENCE_SECONDS = (0.1, 0.4)
 _PEAK = (0.1, 0.9)
 _THREADS = 2
 _GLANCE_SECONDS = 0.05
+
+MOST_PROCESSES = 8
+"""That make chapters at once, however many cores there are: each takes a quarter of a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def synthetic_source(data: str, *, seed: int = 0) -> Source:
         raise SecateurError(f"{data} is no part of the synthetic corpus: give {_FORMS}")
     if util.find_spec("espeakng_loader") is None:
         raise SecateurError(
-            f"{data} is spoken by espeak-ng, which is not installed: install secateur[synthetic]"
+            f"{data} is spoken by espeak-ng, which is not installed: {installed_by('synthetic')}"
         )
     return partial(_utterances, part, int(size or UTTERANCES[part]), seed)
 
@@ -142,16 +146,14 @@ def waveform(spoken: Spoken, disturbance: Augmentation = _DISTURBANCE) -> Wavefo
     return scaled
 
 
-def cache_folder() -> Path:
-    """Where the corpus is kept: under $SECATEUR_CACHE, or else in the user's cache, as XDG's base directories say."""
+def corpus_folder() -> Path:
+    """Where the corpus is kept: under $SECATEUR_CACHE, or else in the user's cache."""
     own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own) / NAME
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "secateur" / NAME
+    return Path(own) / NAME if own else cache_folder(NAME)
 
 
 def _utterances(part: str, count: int, seed: int) -> Iterator[Utterance | Skipped]:
-    folder = cache_folder() / f"{_version()}-{seed}" / part
+    folder = corpus_folder() / f"{_version()}-{seed}" / part
     chapters = [folder / f"{number:05}" for number in range(-(-count // CHAPTER))]
     for chapter in chapters:
         _clear_damaged(chapter)
@@ -170,7 +172,7 @@ def _helpers(chapters: Sequence[Path], part: str, seed: int) -> Iterator[Callabl
 
     What is given waits for a chapter that one of them makes, or should have made.
     """
-    many = min(_cores(), len(chapters))
+    many = min(_cores(), len(chapters), MOST_PROCESSES)
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-c", f"from {__name__} import _help; _help()", part, str(seed), str(CHAPTER)]
     helpers = [

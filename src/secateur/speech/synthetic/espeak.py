@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from secateur.errors import SecateurError, reason
+from secateur.errors import SecateurError, installed_by, reason
 
 RATE = 22050
 """Samples a second."""
@@ -33,6 +33,7 @@ _OWN = "own"
 _LONGEST_PATH = 140
 # Some voices at full volume are clipped.
 _QUIET = 25
+_REINSTALL = f"reinstall it ({installed_by('synthetic')})"
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 # The library has one state for the whole process.
@@ -88,18 +89,16 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
             library = ctypes.CDLL(library_path)
         except OSError as error:
             raise SecateurError(
-                f"espeak-ng's library {library_path} cannot be loaded ({error}): reinstall secateur[synthetic]"
+                f"espeak-ng's library {library_path} cannot be loaded ({error}): {_REINSTALL}"
             ) from error
         try:
             library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
             if library.espeak_Initialize(_SYNCHRONOUS, 1000, os.fsencode(data), _DO_NOT_EXIT) != RATE:
-                raise SecateurError(f"espeak-ng cannot use its data in {data}: reinstall secateur[synthetic]")
+                raise SecateurError(f"espeak-ng cannot use its data in {data}: {_REINSTALL}")
             library.espeak_SetSynthCallback(callback)
             # It says another voice where it does not find a variant.
             if not _has(voice, data) or library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise SecateurError(
-                    f"espeak-ng has no voice {voice}: reinstall secateur[synthetic], or give one that it has"
-                )
+                raise SecateurError(f"espeak-ng has no voice {voice}: {_REINSTALL}, or give one that it has")
             for parameter, value in (
                 (_RATE, manner.words_per_minute),
                 (_VOLUME, _QUIET),
@@ -114,7 +113,7 @@ def speak(text: str, manner: Manner) -> npt.NDArray[np.int16]:
         finally:
             _unload(library)
     if failed or not pieces:
-        raise SecateurError(f"espeak-ng cannot say {text!r} by {voice}: reinstall secateur[synthetic]")
+        raise SecateurError(f"espeak-ng cannot say {text!r} by {voice}: {_REINSTALL}")
     return np.frombuffer(b"".join(pieces), dtype=np.int16)
 
 
@@ -130,7 +129,7 @@ def _found() -> tuple[str, Path]:
         return espeakng_loader.get_library_path(), Path(espeakng_loader.get_data_path())
     except (ImportError, RuntimeError) as error:
         raise SecateurError(
-            f"synthetic speech needs espeak-ng ({reason(error)}): install secateur[synthetic], or reinstall it"
+            f"synthetic speech needs espeak-ng ({reason(error)}): {installed_by('synthetic')}"
         ) from error
 
 
