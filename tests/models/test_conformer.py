@@ -117,7 +117,7 @@ def test_an_utterance_has_the_same_logits_alone_and_beside_a_longer_one(
 
 def test_the_norm_over_a_batch_learns_from_frames_and_not_from_padding() -> None:
     module = tiny().encoder.layers[0].conv.train()
-    x_BTD = torch.randn(2, 12, module.norm.num_features)
+    x_BTD = torch.randn(2, 12, module.norm.num_features, dtype=module.norm.weight.dtype)
     mask_BT = torch.arange(12) < torch.tensor([[12], [7]])
     outputs, statistics = [], []
     for padding in (0, 30):

@@ -26,6 +26,7 @@ from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import PruneSettings, prune
 from secateur.pruning.scope import Scope
 from secateur.recognizer import Recognizer
+from secateur.reporting.page import run_page
 from secateur.speech.audio import read_audio
 from secateur.speech.skips import SkipLog
 from secateur.structure import counting
@@ -246,6 +247,35 @@ def test_an_earlier_result_is_replaced(settings: MakeSettings, tmp_path: Path) -
     assert names(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("how", ["another utterance", "Ctrl-C"])
+def test_what_was_pruned_in_one_shot_is_not_lost_with_its_figures(
+    settings: MakeSettings, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    own, out = tmp_path / "valid", tmp_path / "out"
+    shutil.copytree(speech, own)
+    whole = prune(settings(valid=own))
+
+    def pruned(*arguments: Any) -> Any:
+        made = oneshot.prune_oneshot(*arguments)
+        if how == "Ctrl-C":
+            monkeypatch.setattr(room, "evaluate", stopped)
+        else:
+            next(own.glob("*.wav")).unlink()
+        return made
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "prune_oneshot", pruned)
+    with pytest.raises((SecateurError, KeyboardInterrupt), match="the pruned model is in .*out all the same"):
+        prune(settings(valid=own), out)
+    assert PruningPlan.load(out / "plan.json") == whole.plan
+    report = json.loads((out / "report.json").read_text())
+    assert report["kept"] == whole.report["kept"]
+    assert "wer" not in report["before"]
+    run_page(out)
+
+
 def nothing_there(folder: Path) -> dict[str, object]:
     return {"data": folder / "nowhere"}
 
@@ -383,7 +413,7 @@ def test_what_is_beyond_the_limit_is_not_validated_on_either(
 
 
 def test_a_seed_below_nothing_is_refused_before_the_work() -> None:
-    with pytest.raises(SecateurError, match="the seed is -3; give one of 0 or more"):
+    with pytest.raises(SecateurError, match="the seed is -3; give one of 0 to 4294967295"):
         OneShot(seed=-3)
 
 

@@ -159,6 +159,35 @@ def test_a_result_that_cannot_be_moved_to_its_place_is_kept_beside_it(
     load_model(out)
 
 
+def test_a_result_that_is_kept_beside_survives_the_next_run(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    kept = [tmp_path / f"out.{what}-{os.getpid()}" for what in ("partial", "earlier")]
+    for folder in kept:
+        save_pruned(*pruned, folder)
+    for _ in range(2):
+        save_pruned(*pruned, out)
+    assert names(tmp_path) == sorted(["out", *(folder.name for folder in kept)])
+    for folder in (out, *kept):
+        load_model(folder)
+
+
+def test_a_result_is_written_where_a_link_leads(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path
+) -> None:
+    (tmp_path / "disk" / "here").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "here")
+    for _ in range(2):
+        save_pruned(*pruned, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert names(tmp_path) == ["disk", "out"]
+    load_model(tmp_path / "disk" / "here")
+    (tmp_path / "disk" / "here" / "thesis.tex").touch()
+    with pytest.raises(SecateurError, match=r"thesis\.tex beside a pruned model"):
+        check_free(tmp_path / "out")
+
+
 def test_a_place_where_a_disk_is_mounted_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

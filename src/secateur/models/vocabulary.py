@@ -40,6 +40,7 @@ def tokenizer_from_pieces(
         )
     scored = dict(zip(pieces, scores or [-1.0] * len(pieces), strict=True))
     unknown = pieces.index("<unk>") if "<unk>" in pieces else None
+    kind: BPE | Unigram
     if merges:
         ids = {piece: index for index, piece in enumerate([*pieces, BLANK])}
         joined = generate_merges(ids, scored, skip_tokens=["<unk>"])

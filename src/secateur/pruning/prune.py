@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateur.evaluation.comparison import compare
+from secateur.errors import SecateurError
+from secateur.evaluation.comparison import Comparison, compare
 from secateur.evaluation.evaluate import evaluate
 from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
@@ -128,44 +129,53 @@ def prune(
                 workspace.same("the teacher", lambda: weights_digest(teacher.model))
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
             check_possible(groups, costs, budget)
-        scored: list[Evaluation] = []
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                scored.append(before or evaluate(dense, valid, progress=progress, tell=tell))
+                before = before or evaluate(dense, valid, progress=progress, tell=tell)
         task = _Task(settings, dense, groups, costs, budget, data, skips, progress, clock)
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
         else:
-            plan, smaller, told = task.learn(workspace, pool, valid, scored, teacher, log, tell, pace, decide)
-        if valid is not None:
-            with clock.time("evaluate"):
-                progress.begin("evaluating after")
-                scored.append(evaluate(smaller, valid, progress=progress))
-        with clock.time("time"):
-            progress.begin("timing")
-            timings = time_forward(dense, smaller, seconds=settings.audio_seconds, rounds=ROUNDS)
-        report = _report(settings, budget, groups, plan, costs, scored) | {
-            **told,
-            "forward": {
-                **{name: asdict(timings.of(name)) for name in ("before", "after")},
-                "ratio": asdict(timings.ratio("after", "before")),
-            },
-            "skipped": skips.skipped,
-            "wall_seconds": clock.seconds,
+            plan, smaller, told = task.learn(workspace, pool, valid, before, teacher, log, tell, pace, decide)
+        told |= {
             "environment": environment()
-            | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")},
+            | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")}
         }
-        if out is not None:
-            progress.begin("writing")
-            save_pruned(
-                smaller.model,
-                plan,
-                out,
-                beside=lambda folder: _write_beside(folder, smaller, settings, report),
-            )
-        return Pruned(smaller, plan, report)
+
+        def result(heard: Comparison | None, **measured: Any) -> Pruned:
+            report = _report(settings, budget, groups, plan, costs, heard)
+            report |= told | measured | {"skipped": skips.skipped, "wall_seconds": clock.seconds}
+            if out is not None:
+                progress.begin("writing")
+                save_pruned(
+                    smaller.model,
+                    plan,
+                    out,
+                    beside=lambda folder: _write_beside(folder, smaller, settings, report),
+                )
+            return Pruned(smaller, plan, report)
+
+        heard = None
+        try:
+            if valid is not None and before is not None:
+                with clock.time("evaluate"):
+                    progress.begin("evaluating after")
+                    heard = compare(evaluate(smaller, valid, progress=progress), before)
+            with clock.time("time"):
+                progress.begin("timing")
+                timings = time_forward(dense, smaller, seconds=settings.audio_seconds, rounds=ROUNDS)
+        except (SecateurError, KeyboardInterrupt) as error:
+            if out is None or settings.method != "oneshot":
+                raise
+            # There is nothing to go on from, and the model is worth more than its figures.
+            result(None)
+            raise type(error)(
+                f"{str(error) or 'stopped'}; the pruned model is in {out} all the same, without word error rates"
+            ) from None
+        forward = {name: asdict(timings.of(name)) for name in ("before", "after")}
+        return result(heard, forward={**forward, "ratio": asdict(timings.ratio("after", "before"))})
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ class _Task:
         workspace: Workspace,
         pool: SpeechPool | None,
         valid: Corpus | None,
-        scored: Sequence[Evaluation],
+        before: Evaluation | None,
         teacher: Recognizer | None,
         log: Log | None,
         tell: Callable[[str], object] | None,
@@ -233,7 +243,7 @@ class _Task:
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         # What is validated on: transcribed speech, which may have other lengths, or a part of this.
-        lengths = np.array([row.seconds for row in scored[0].rows]) if scored else everything.seconds
+        lengths = np.array([row.seconds for row in before.rows]) if before else everything.seconds
         with self.clock.time("prune"):
             oneshot, learned = in_time(
                 settings.oneshot,
@@ -340,9 +350,9 @@ def _report(
     groups: Groups,
     plan: PruningPlan,
     costs: Mapping[str, CostModel],
-    scored: Sequence[Evaluation],
+    heard: Comparison | None,
 ) -> dict[str, Any]:
-    """What was asked and what came of it."""
+    """What was asked and what came of it; ``heard``: by the pruned model, and by the one before."""
     counts = plan.counts()
 
     def figures(kept: Mapping[str, int]) -> dict[str, float]:
@@ -361,11 +371,11 @@ def _report(
         "kept": {name: value / before[name] for name, value in after.items()},
         "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
     }
-    if scored:
-        for name, evaluation in zip(("before", "after"), scored, strict=True):
+    if heard is not None:
+        for name, evaluation in (("before", heard.second), ("after", heard.first)):
             report[name] = evaluation.to_json() | report[name]
-        report["comparison"] = compare(scored[1], scored[0]).to_json()
-        report["changed"] = _changed(*scored)
+        report["comparison"] = heard.to_json()
+        report["changed"] = _changed(heard.second, heard.first)
     return report
 
 

@@ -15,6 +15,7 @@ import soundfile
 import soxr
 
 from secateur.errors import SecateurError
+from secateur.speech.containers import check_whole
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
@@ -119,9 +120,13 @@ def _opened(path: Path) -> soundfile.SoundFile:
         raise SecateurError(
             f"{path} cannot be read as audio ({_reason(error)}): give WAV, FLAC, Ogg Opus or Vorbis, or MP3"
         ) from error
-    if file.frames == 0:
+    try:
+        if file.frames == 0:
+            raise SecateurError(f"{path} is empty (0 samples): replace it or leave it out")
+        check_whole(path, file.format, file.frames / file.samplerate)
+    except SecateurError:
         file.close()
-        raise SecateurError(f"{path} is empty (0 samples): replace it or leave it out")
+        raise
     return file
 
 

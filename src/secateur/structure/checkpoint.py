@@ -185,8 +185,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         SecateurError: the disk does not take it all; or ``folder`` cannot be replaced, for instance as it holds something other than
             an earlier result: then what was written stays, where the sentence says.
     """
-    # So that a folder given as "." has a name, and neighbours.
-    folder = Path(folder).absolute()
+    # So that a folder given as "." has a name, and neighbours, and one that a link leads to is written where it is.
+    folder = Path(os.path.realpath(folder))
     # By no process's number, which in a container is always the same.
     partial = folder.with_name(f"{folder.name}.partial-{token_hex(4)}")
     try:
@@ -222,6 +222,7 @@ def _replace(folder: Path, written: Path) -> None:
 
 def check_free(folder: Path) -> None:
     """Refuse a place that holds anything but an earlier result, or that cannot be written to."""
+    folder = Path(os.path.realpath(folder))
     check_place(folder)
     if folder.is_dir():
         held = sorted(path for path in folder.iterdir() if path.name not in LITTER)
@@ -241,7 +242,7 @@ def check_free(folder: Path) -> None:
 
 def check_place(folder: Path) -> None:
     """Refuse a place where no folder can be made, or put in place of what is there."""
-    folder = folder.absolute()
+    folder = Path(os.path.realpath(folder))
     if os.path.ismount(folder):
         raise SecateurError(
             f"{folder} is where a disk is mounted, and cannot be replaced as a whole; give a folder in it"

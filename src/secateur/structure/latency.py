@@ -148,7 +148,7 @@ class Latency:
         self._work = Products(groups, [part.work for part in parts])
         self._present = Products(groups, [[(1, (), part.needs)] for part in parts])
         # What is left of a module that goes, goes with its layer.
-        layers = [[need for need in part.needs if need in groups.layers] for part in parts]
+        layers = [tuple(need for need in part.needs if need in groups.layers) for part in parts]
         self._held = Products(groups, [[(1, (), needs)] for needs in layers])
         counts = [counts_of(groups, plan.counts()) for plan in plans]
         works = torch.stack([self._work(each) for each in counts], dim=1).tolist()

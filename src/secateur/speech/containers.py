@@ -1,0 +1,115 @@
+"""How much MP3 and Ogg files hold: decoders believe the first header, which may be that of the first of several files in one."""
+
+from __future__ import annotations
+
+import mmap
+from functools import lru_cache
+from pathlib import Path
+
+from secateur.errors import SecateurError
+
+_SLACK_SECONDS = 0.5
+"""What MP3 encoders add at both ends, and decoders leave out, is less."""
+
+# Frames of MPEG audio, layer III (ISO 11172-3 and 13818-3): kilobits a second by index, for version 1 and for the others, and
+# samples a second by version.
+_KILOBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_KILOBITS_LOW = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_VERSION_1 = 3
+_RATES = {_VERSION_1: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_LAYER_3 = 1
+
+_TAG_HEADER = 10  # bytes, of an ID3v2 tag
+_OLD_TAG = 128  # bytes, of an ID3v1 tag
+_PAGE_HEADER = 27  # bytes, of an Ogg page
+_BEGINS = 2  # an Ogg page's flag
+
+
+def check_whole(path: Path, container: str, seconds: float) -> None:
+    """Refuse a file of which a decoder would hear a part.
+
+    Args:
+        path: of the file.
+        container: as soundfile calls it; all but MP3 and OGG are taken at their word.
+        seconds: how long it is by its header.
+
+    Raises:
+        SecateurError: it holds more than its header tells of, or less.
+    """
+    if container not in ("MP3", "OGG"):
+        return
+    status = path.stat()
+    held = _held(path, container, status.st_size, status.st_mtime_ns)
+    instead = "convert it to FLAC or WAV"
+    if container == "OGG" and held > 1:
+        raise SecateurError(
+            f"{path} is {held:.0f} Ogg files in one, of which only the first would be heard: {instead}"
+        )
+    if container == "MP3" and held and abs(held - seconds) > _SLACK_SECONDS:
+        raise SecateurError(
+            f"{path} is {seconds:.1f} s long by its header and holds {held:.1f} s, as several MP3 files in one do: {instead}"
+        )
+
+
+# Parts of a long recording are read one by one.
+@lru_cache(maxsize=64)
+def _held(path: Path, container: str, _size: int, _changed: int) -> float:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return mp3_seconds(data) if container == "MP3" else ogg_streams(data)
+
+
+def mp3_seconds(data: mmap.mmap | bytes) -> float:
+    """The length of all frames together, tags and damage between them left out; 0 where there are none of layer III."""
+    place, seconds = 0, 0.0
+    while 0 <= place < len(data) - 4:
+        if data[place : place + 3] == b"ID3":
+            # Of its four bytes of length each has seven bits.
+            sizes = data[place + 6 : place + _TAG_HEADER]
+            place += _TAG_HEADER + sum(
+                byte << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=False)
+            )
+        elif data[place : place + 3] == b"TAG":
+            place += _OLD_TAG
+        elif (frame := _frame(data, place)) is not None and _follows(data, place + frame[0]):
+            place, seconds = place + frame[0], seconds + frame[1]
+        else:
+            place = data.find(b"\xff", place + 1)
+    return seconds
+
+
+def _frame(data: mmap.mmap | bytes, place: int) -> tuple[int, float] | None:
+    """Bytes and seconds of the frame that begins there, if one does."""
+    first, second, third = data[place : place + 3]
+    version, layer = second >> 3 & 3, second >> 1 & 3
+    index, rate = third >> 4, third >> 2 & 3
+    if (
+        first != 0xFF
+        or second < 0xE0
+        or version not in _RATES
+        or layer != _LAYER_3
+        or index in (0, 15)
+        or rate == 3
+    ):
+        return None
+    samples = 1152 if version == _VERSION_1 else 576
+    kilobits = (_KILOBITS if version == _VERSION_1 else _KILOBITS_LOW)[index]
+    per_second = _RATES[version][rate]
+    return samples // 8 * 1000 * kilobits // per_second + (third >> 1 & 1), samples / per_second
+
+
+def _follows(data: mmap.mmap | bytes, place: int) -> bool:
+    """Whether what may follow a frame stands there: another, a tag, or the end."""
+    left = data[place : place + 4]
+    return len(left) < 4 or left[:3] in (b"ID3", b"TAG", b"APE") or _frame(data, place) is not None
+
+
+def ogg_streams(data: mmap.mmap | bytes) -> int:
+    """How many streams there are one after the other, at least one; streams side by side are one."""
+    place, streams, beginning = 0, 0, False
+    while data[place : place + 4] == b"OggS" and place + _PAGE_HEADER <= len(data):
+        begins = bool(data[place + 5] & _BEGINS)
+        streams += begins and not beginning
+        beginning = begins
+        lengths = data[place + _PAGE_HEADER : place + _PAGE_HEADER + data[place + _PAGE_HEADER - 1]]
+        place += _PAGE_HEADER + len(lengths) + sum(lengths)
+    return max(1, streams)
