@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
@@ -40,7 +43,9 @@ from secateur.structure import counting
 from secateur.structure.cost import parameter_cost
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
+from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from secateur.timing import threads
 from secateur.training.precision import working_type
 from secateur.training.workspace import LOCK, Workspace
 
@@ -99,7 +104,7 @@ def test_each_phase_can_be_left_out_and_all_budgets_are_met_by_what_is_left(
         counting.parameters(smaller) / counting.parameters(dense),
         counting.macs(smaller, 10.0) / counting.macs(dense, 10.0),
     ]
-    assert 0.59 < max(shares) <= 0.6
+    assert 0.995 * 0.6 < max(shares) <= 0.6
     assert list(pruned.report["history"]) == [phase for phase in ("search", "recover") if phase in phases]
     assert all(torch.isfinite(tensor).all() for tensor in smaller.state_dict().values())
     groups = find_groups(dense)
@@ -115,7 +120,7 @@ def test_other_families_are_pruned_the_same_way(
     before = {name: tensor.clone() for name, tensor in recognizer.model.state_dict().items()}
     wanted = replace(settings("params=70%", "fisher", steps=4), model=family, valid=speech)
     pruned = prune(wanted, recognizer=recognizer)
-    assert 0.68 < pruned.report["kept"]["params"] <= 0.7
+    assert 0.99 * 0.7 < pruned.report["kept"]["params"] <= 0.7
     assert [row["step"] for row in pruned.report["history"]["recover"] if "WER" in row] == [0, 1, 2]
     now = recognizer.model.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
@@ -140,10 +145,56 @@ def test_the_same_seed_gives_the_same_plan_and_weights(settings: MakeSettings, t
     assert written(tmp_path / "one") == written(tmp_path / "again")
 
 
+SEEDED = """
+import sys
+from secateur.pruning.prune import prune
+from secateur.pruning.settings import PruneSettings
+prune(PruneSettings.from_yaml(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_the_same_seed_gives_the_same_in_another_process_whatever_its_hashes(
+    settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings(score="obs", seed=1).to_yaml(tmp_path / "run.yaml", {})
+    for hashes in ("1", "2"):
+        command = [sys.executable, "-c", SEEDED, str(tmp_path / "run.yaml"), str(tmp_path / hashes)]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": hashes}, check=True)
+    assert written(tmp_path / "1") == written(tmp_path / "2")
+
+
+def test_a_teacher_that_hears_ahead_teaches_the_same(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = settings(augment="masks")
+    with threads(3):
+        ahead = prune(asked).report["history"]
+        monkeypatch.setattr(room, "TEACHING", 0.0)
+        in_turns = prune(asked).report["history"]
+    for phase, rows in in_turns.items():
+        for one, other in zip(rows, ahead[phase], strict=True):
+            told = {name for name in one if name not in ("seconds", "waited")}
+            assert {name: other[name] for name in told} == pytest.approx(
+                {name: one[name] for name in told}, rel=1e-3
+            )
+
+
+def units_apart(one: PruningPlan, other: PruningPlan) -> int:
+    """Units that one of two plans keeps and the other does not."""
+    kept = [
+        {name: set(plan.kept.get(name, range(size))) for name, size in plan.sizes.items()}
+        for plan in (one, other)
+    ]
+    return sum(len(kept[0][name] ^ kept[1][name]) for name in kept[0])
+
+
 def test_gates_learn_another_plan_than_scores_decided(settings: MakeSettings) -> None:
     decided = prune(settings("params=50%", phases=("start",))).plan
-    searched = prune(settings("params=50%", phases=("start", "search"), steps=30, gate_rate=0.5)).plan
-    assert searched != decided
+    still, moved = (
+        prune(settings("params=50%", phases=("start", "search"), steps=30, gate_rate=rate)).plan
+        for rate in (1e-9, 0.5)
+    )
+    assert units_apart(moved, decided) > 3 * max(1, units_apart(still, decided))
 
 
 def test_layers_that_scores_took_away_can_stay_away_in_the_search(

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LasrCTCConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2BertConfig, WhisperConfig
 
 from secateur.errors import SecateurError
-from secateur.structure import checkpoint
+from secateur.structure import checkpoint, surgery
 from secateur.structure.checkpoint import check_free, load_model, new_folder, save_pruned
 from secateur.structure.groups import find_groups
 from secateur.structure.plan import PruningPlan
@@ -157,6 +157,21 @@ def test_a_result_that_cannot_be_moved_to_its_place_is_kept_beside_it(
     assert names(tmp_path) == ["out", kept.name]
     load_model(kept)
     load_model(out)
+
+
+def test_a_pruned_model_is_never_in_memory_at_full_size(
+    pruned: tuple[PreTrainedModel, PruningPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_pruned(*pruned, tmp_path / "out")
+    seen, reshape = set(), surgery.reshape
+
+    def watched(model: torch.nn.Module, structure: surgery.Structure) -> None:
+        seen.update(each.device.type for each in model.parameters())
+        reshape(model, structure)
+
+    monkeypatch.setattr(surgery, "reshape", watched)
+    load_model(tmp_path / "out")
+    assert seen == {"meta"}
 
 
 def test_a_result_that_is_kept_beside_survives_the_next_run(

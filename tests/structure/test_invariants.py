@@ -154,6 +154,7 @@ def test_a_sliced_model_can_be_sliced_again(
     smaller = slice_model(sliced, again)
     assert (smaller(**inputs).logits - expected).abs().max() <= 1e-9
     assert parameter_cost(groups)(again.counts()) == counting.parameters(smaller)
+    assert mac_cost(groups, sliced, 0.3)(again.counts()) == counting.macs(smaller, 0.3)
 
 
 IN_A_FRESH_PROCESS = """

@@ -44,9 +44,13 @@ def ears(
     *,
     alone: bool = False,
     inputs_per_second: float = 0.0,
+    device: str = "cpu",
 ) -> Any:
     """What a feed asks of a recogniser."""
-    return SimpleNamespace(prepare=prepare, pads_cleanly=not alone, inputs_per_second=inputs_per_second)
+    model = SimpleNamespace(device=torch.device(device))
+    return SimpleNamespace(
+        model=model, prepare=prepare, pads_cleanly=not alone, inputs_per_second=inputs_per_second
+    )
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +278,7 @@ soundfile.write("{tmp_path}/a.wav", numpy.zeros(16000), 16000)
 pool = SpeechPool.read(open_corpus("{tmp_path}"), 16000, skips=SkipLog())
 class Ears:
     pads_cleanly, inputs_per_second = True, 0.0
+    model = torch.empty(0)
     def prepare(self, waves):
         return {{"attention_mask": torch.ones(len(waves), 5, dtype=torch.bool)}}
 with Feed(Ears(), pool, augmentation=Augmentation.none(), seed=0, threads=1) as feed:
@@ -319,6 +324,29 @@ def test_closing_ends_the_thread_whatever_it_is_doing(pool: SpeechPool, pause: f
         feed = Feed(ears(slow), pool, augmentation=Augmentation(), seed=0)
         time.sleep(wait)
         feed.close()
+
+
+def test_a_teacher_hears_what_the_batch_holds_masks_and_padding_included(pool: SpeechPool) -> None:
+    heard = []
+
+    def teach(inputs: dict[str, Tensor]) -> Tensor:
+        heard.append({name: tensor.clone() for name, tensor in inputs.items()})
+        return inputs["input_features"].sum()
+
+    augmentation = Augmentation.of("masks")
+    with Feed(
+        ears(inputs_per_second=100.0),
+        pool,
+        batch_seconds=60.0,
+        augmentation=augmentation,
+        seed=0,
+        teach=teach,
+    ) as feed:
+        batches = list(islice(feed, 5))
+    for batch, inputs in zip(batches, heard, strict=False):
+        assert batch.inputs.keys() == inputs.keys()
+        assert all(torch.equal(batch.inputs[name], tensor) for name, tensor in inputs.items())
+        assert torch.equal(batch.taught, inputs["input_features"].sum())
 
 
 def test_only_a_few_batches_are_prepared_ahead(pool: SpeechPool) -> None:
@@ -398,6 +426,15 @@ def test_batches_of_a_known_frame_rate_have_few_shapes_and_one_area(pool: Speech
 
     shaped, free = feed(RATE / HOP), feed(0.0)
     shapes = {tuple(batch.inputs["attention_mask"].shape) for batch in shaped}
+    with Feed(
+        ears(inputs_per_second=RATE / HOP, device="meta"),
+        pool,
+        batch_seconds=30.0,
+        augmentation=Augmentation(),
+        seed=0,
+    ) as elsewhere:
+        # Only a processor compiles for every shape.
+        assert all(map(same, islice(elsewhere, 60), free))
     assert len(shapes) < len({tuple(batch.inputs["attention_mask"].shape) for batch in free}) / 3
     for batch in shaped:
         features, real = batch.inputs["input_features"], batch.inputs["attention_mask"]
