@@ -416,11 +416,25 @@ def test_the_real_conformer_hears_real_speech(real: Recognizer, shared: Path) ->
     waves = [read_audio(u.path, RATE) for u in utterances]
     heard = [transcript for i in range(0, 24, 3) for transcript in real.transcribe_batch(waves[i : i + 3])]
     references = [(u.text or "").lower() for u in utterances]
-    assert jiwer.wer(references, [transcript.text for transcript in heard]) < 0.05
+    counted = jiwer.process_words(references, [transcript.text for transcript in heard])
+    # A word may go one way or the other by rounding; features that are a little off cost several.
+    assert abs(counted.substitutions + counted.deletions + counted.insertions - 13) <= 1
     for transcript in heard:
         assert [word.text for word in transcript.words] == transcript.text.split()
         assert 0 < transcript.confidence <= 1
         assert transcript.words[-1].end <= transcript.seconds
+
+
+def test_the_real_features_are_what_they_were(real: Recognizer, shared: Path) -> None:
+    utterance = next(iter(open_corpus(shared / "data/librispeech/valid")))
+    features = real.prepare([read_audio(utterance.path, RATE)])["input_features"][0]
+    expected = [
+        [-0.663, -0.544, -0.692],
+        [0.948, 1.202, 1.025],
+        [-0.405, -0.701, -0.741],
+        [0.725, 1.207, -0.180],
+    ]
+    torch.testing.assert_close(features[50:250:50, 5:80:25], torch.tensor(expected), atol=5e-3, rtol=0)
 
 
 def test_joined_utterances_are_heard_in_windows_as_they_are_heard_alone(

@@ -129,7 +129,6 @@ def nothing_more_fits(
 
 
 @given(model=MODELS, choices=CHOICES, fractions=FRACTIONS, seed=st.integers(0, 10**6))
-@settings(max_examples=30)
 def test_a_plan_meets_every_limit_and_nothing_more_would_fit(
     make_recognizer: MakeRecognizer,
     model: dict[str, Any],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -48,7 +48,6 @@ def random_gates(groups: Groups, seed: int) -> Gates:
     min_heads=st.sampled_from([0, 1]),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=25)
 def test_a_plan_meets_every_limit_and_ends_close_below_the_one_that_binds(
     make_recognizer: MakeRecognizer,
     family: str,
@@ -90,7 +89,6 @@ def decided(groups: Groups, seed: int) -> PruningPlan:
 
 
 @given(family=st.sampled_from(FAMILIES), seed=st.integers(0, 10**6))
-@settings(max_examples=25)
 def test_gates_that_have_decided_and_meet_the_budget_are_the_plan(
     make_recognizer: MakeRecognizer, family: str, seed: int
 ) -> None:

@@ -112,7 +112,6 @@ def test_masked_equals_sliced(
 
 
 @on_any_model
-@settings(max_examples=30)
 def test_the_cost_of_a_plan_is_the_cost_counted_on_the_sliced_model(
     make_model: MakeModel, shape: dict[str, object], seed: int
 ) -> None:
@@ -123,7 +122,7 @@ def test_the_cost_of_a_plan_is_the_cost_counted_on_the_sliced_model(
 
 
 @on_any_model
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @torch.no_grad()
 def test_a_saved_model_loads_with_the_same_logits_bit_for_bit(
     make_model: MakeModel, inputs_for: Inputs, tmp_path: Path, shape: dict[str, object], seed: int
@@ -139,7 +138,6 @@ def test_a_saved_model_loads_with_the_same_logits_bit_for_bit(
 
 
 @on_any_model
-@settings(max_examples=20)
 @torch.no_grad()
 def test_a_sliced_model_can_be_sliced_again(
     make_model: MakeModel, inputs_for: Inputs, shape: dict[str, object], seed: int
