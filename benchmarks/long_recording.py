@@ -13,7 +13,7 @@ import soundfile
 from benchmarks.record import Figures, argument_parser, model_file, parse, record, run, scores, speech
 from secateur.evaluation.error_rate import total, word_counts
 from secateur.evaluation.normalise import normaliser
-from secateur.speech.audio import read_audio
+from secateur.speech.audio import read_utterance
 from secateur.speech.corpus import Corpus, Utterance, open_corpus
 
 SAMPLE_RATE = 16000
@@ -25,7 +25,7 @@ def join(source: Corpus, seconds: float, recording: Path) -> list[Utterance]:
     samples = 0
     with soundfile.SoundFile(recording, "w", SAMPLE_RATE, channels=1) as file:
         for utterance in source:
-            waveform = read_audio(utterance.path, SAMPLE_RATE)
+            waveform = read_utterance(utterance, SAMPLE_RATE)
             file.write(waveform)
             joined.append(utterance)
             samples += len(waveform)

@@ -18,7 +18,7 @@ from secateur import Recognizer, load
 from secateur.decoding import Transcript
 from secateur.evaluation.error_rate import total, word_counts
 from secateur.evaluation.normalise import normaliser
-from secateur.speech.audio import Waveform, read_audio
+from secateur.speech.audio import read_utterance
 from secateur.speech.batching import BATCH_SECONDS, read_batches
 from secateur.speech.corpus import Utterance, open_corpus
 from secateur.speech.skips import SkipLog
@@ -46,14 +46,10 @@ def hear_in_batches(
 
 def hear_alone(recognizer: Recognizer, utterances: Sequence[Utterance]) -> dict[str, Transcript]:
     """One file, one forward pass, one after the other."""
-    return {each.id: recognizer.transcribe_batch([read(recognizer, each)])[0] for each in utterances}
-
-
-def read(recognizer: Recognizer, utterance: Utterance) -> Waveform:
-    """The utterance's audio."""
-    return read_audio(
-        utterance.path, recognizer.sample_rate, offset=utterance.offset, duration=utterance.duration
-    )
+    return {
+        each.id: recognizer.transcribe_batch([read_utterance(each, recognizer.sample_rate)])[0]
+        for each in utterances
+    }
 
 
 def compare(ways: dict[str, Hear], utterances: Sequence[Utterance], block: int) -> Figures:
@@ -101,7 +97,7 @@ def stages(recognizer: Recognizer, batches: Sequence[Sequence[Utterance]]) -> di
     for batch in batches:
         times.clear()
         note()
-        waveforms = [read(recognizer, each) for each in batch]
+        waveforms = [read_utterance(each, recognizer.sample_rate) for each in batch]
         note()
         recognizer.transcribe_batch(waveforms)
         note()

@@ -36,7 +36,7 @@ from benchmarks.record import OUT, Figures, argument_parser, model_file, parse, 
 from secateur import Recognizer, load
 from secateur.evaluation.error_rate import bootstrap_interval, total, word_counts
 from secateur.evaluation.normalise import normaliser
-from secateur.speech.audio import Waveform, read_audio
+from secateur.speech.audio import Waveform, read_utterance
 from secateur.speech.corpus import Utterance, open_corpus
 from secateur.speech.skips import Skipped
 from secateur.structure.counting import parameters
@@ -270,7 +270,7 @@ def measure(whisper: Whisper, recognizer: Recognizer, name: str, limit: int | No
         # Kernels are compiled by whoever comes first.
         hear(np.zeros(RATE, dtype=np.float32))
     for turn, first in enumerate(range(0, len(utterances), block)):
-        waves = [read(recognizer, each) for each in utterances[first : first + block]]
+        waves = [read_utterance(each, recognizer.sample_rate) for each in utterances[first : first + block]]
         audio += [len(wave) / RATE for wave in waves]
         for model in list(ways)[:: -1 if turn % 2 else 1]:
             start = perf_counter()
@@ -310,13 +310,6 @@ def scored(utterances: Sequence[Utterance], texts: Sequence[str]) -> Figures:
             "substitutions": whole.substitutions, "deletions": whole.deletions, "insertions": whole.insertions,
         }  # fmt: skip
     return {**figures, **{key: figures[NORMALISERS[0]][key] for key in ("wer", "wer_interval")}}
-
-
-def read(recognizer: Recognizer, utterance: Utterance) -> Waveform:
-    """The utterance's audio."""
-    return read_audio(
-        utterance.path, recognizer.sample_rate, offset=utterance.offset, duration=utterance.duration
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

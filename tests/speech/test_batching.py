@@ -24,10 +24,9 @@ from secateur.speech.skips import SkipLog, Skipped
 RATE = 100
 
 
-def fake_reader(
-    path: Path, sample_rate: int, *, offset: float = 0.0, duration: float | None = None
-) -> Waveform:
-    """`read_audio` without files: the name says how many samples there are, or that there is a fault."""
+def fake_reader(utterance: Utterance, sample_rate: int) -> Waveform:
+    """`read_utterance` without files: the name says how many samples there are, or that there is a fault."""
+    path = utterance.path
     time.sleep(0.0002 * (hash(path) % 5))
     if path.name == "broken":
         raise SecateurError(f"{path} is damaged: leave it out")
@@ -38,7 +37,7 @@ def fake_reader(
 
 @pytest.fixture
 def fake_audio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "read_audio", fake_reader)
+    monkeypatch.setattr(batching, "read_utterance", fake_reader)
 
 
 def corpus_of(lengths: list[int | None]) -> list[Utterance]:
@@ -69,7 +68,7 @@ def test_batches_hold_every_utterance_once_within_the_padded_bound(
     skips = SkipLog(limit=100)
     batches: list[SpeechBatch] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "read_audio", fake_reader)
+        patch.setattr(batching, "read_utterance", fake_reader)
         try:
             batches.extend(
                 read_batches(
@@ -108,7 +107,7 @@ def test_batches_do_not_depend_on_the_threads(lengths: list[int | None], seed: i
         return [batch.positions for batch in batches]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "read_audio", fake_reader)
+        patch.setattr(batching, "read_utterance", fake_reader)
         assert positions(1) == positions(seed + 2)
 
 

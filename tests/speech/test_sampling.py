@@ -19,13 +19,12 @@ from secateur.speech.skips import SkipLog, Skipped
 RATE = 10
 
 
-def fake_reader(
-    path: Path, sample_rate: int, *, offset: float = 0.0, duration: float | None = None
-) -> Waveform:
-    """`read_audio` without files: `7/30` is the utterance 7 of 30 seconds."""
+def fake_reader(utterance: Utterance, sample_rate: int) -> Waveform:
+    """`read_utterance` without files: `7/30` is the utterance 7 of 30 seconds."""
+    path, duration = utterance.path, utterance.duration
     if path.name == "broken":
         raise SecateurError(f"{path} is damaged: leave it out")
-    seconds = float(path.name) - offset if duration is None else duration
+    seconds = float(path.name) - utterance.offset if duration is None else duration
     return np.full(round(seconds * sample_rate), float(path.parent.name), dtype=np.float32)
 
 
@@ -39,7 +38,7 @@ def fake_length(path: Path) -> float:
 @pytest.fixture(autouse=True, scope="module")
 def fake_audio() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "read_audio", fake_reader)
+        patch.setattr(batching, "read_utterance", fake_reader)
         patch.setattr(cutting, "audio_seconds", fake_length)
         yield
 

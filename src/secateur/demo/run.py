@@ -19,7 +19,7 @@ from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
-from secateur.speech.audio import read_audio
+from secateur.speech.audio import read_utterance
 from secateur.speech.corpus import open_corpus
 from secateur.structure.checkpoint import check_free
 
@@ -130,7 +130,7 @@ def listen(before: Recognizer, after: Recognizer, data: str | Path, folder: Path
     """The first short sentences of some speech, as both models hear them; their audio goes into the folder."""
     sentences: list[Sentence] = []
     for utterance in open_corpus(data):
-        wave = read_audio(utterance.path, before.sample_rate)
+        wave = read_utterance(utterance, before.sample_rate)
         if len(wave) > LONGEST_SECONDS * before.sample_rate:
             continue
         file = folder / f"{len(sentences) + 1}.wav"

@@ -172,7 +172,7 @@ def resampled_sums(values: NDArray[np.int64], *, replicates: int, seed: int) -> 
     return np.concatenate(sums)
 
 
-def quantile_interval(samples: NDArray[np.float64], level: float) -> Interval:
+def quantile_interval(samples: NDArray[np.float64], level: float = LEVEL) -> Interval:
     """Cut equal tails off the samples; ends are samples themselves, the outer ones where between two."""
     tail = (1 - level) / 2
     low = np.quantile(samples, tail, method="lower")
@@ -180,9 +180,7 @@ def quantile_interval(samples: NDArray[np.float64], level: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def bootstrap_interval(
-    counts: Sequence[Counts], *, level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0
-) -> Interval:
+def bootstrap_interval(counts: Sequence[Counts], *, replicates: int = REPLICATES, seed: int = 0) -> Interval:
     """Interval of the corpus error rate: percentile bootstrap over utterances (Bisani & Ney, ICASSP 2004).
 
     Utterances, not words, are drawn, for words of one utterance fail together; where they are few, give `resampled_units`. The order of the utterances
@@ -195,4 +193,4 @@ def bootstrap_interval(
         raise ValueError("an interval needs at least one utterance")
     values = np.array(sorted((item.errors, item.reference) for item in counts), dtype=np.int64)
     errors, words = resampled_sums(values, replicates=replicates, seed=seed).T
-    return quantile_interval(errors / np.maximum(words, 1), level)
+    return quantile_interval(errors / np.maximum(words, 1))

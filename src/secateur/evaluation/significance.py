@@ -13,7 +13,6 @@ from jiwer import AlignmentChunk
 from numpy.typing import NDArray
 
 from secateur.evaluation.error_rate import (
-    LEVEL,
     REPLICATES,
     Counts,
     Interval,
@@ -63,7 +62,6 @@ def paired_bootstrap(
     first: Sequence[Counts],
     second: Sequence[Counts],
     *,
-    level: float = LEVEL,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> PairedBootstrap:
@@ -75,7 +73,6 @@ def paired_bootstrap(
     Args:
         first: one system's word counts, an entry for each utterance.
         second: the other's, for the same utterances in the same order.
-        level: of the interval.
         replicates: how many corpora to draw.
         seed: of the draws.
 
@@ -94,7 +91,7 @@ def paired_bootstrap(
     difference, *differences = gaps / np.maximum(sums[:, 2], 1)
     tail = min(np.count_nonzero(gaps[1:] <= 0), np.count_nonzero(gaps[1:] >= 0))
     p = min(1.0, 2 * (tail + 1) / (replicates + 1))
-    return PairedBootstrap(float(difference), quantile_interval(np.array(differences), level), p)
+    return PairedBootstrap(float(difference), quantile_interval(np.array(differences)), p)
 
 
 def matched_segments(
@@ -134,8 +131,6 @@ def mapsswe(
     references: Sequence[str],
     first: Sequence[str],
     second: Sequence[str],
-    *,
-    boundary: int = BOUNDARY_WORDS,
 ) -> MatchedPairs:
     """Matched-pairs sentence-segment word error test (Gillick & Cox, ICASSP 1989), as NIST's sc_stats runs it.
 
@@ -151,10 +146,9 @@ def mapsswe(
         references: what was said, normalised.
         first: what one system heard, for the same utterances in the same order.
         second: what the other one heard.
-        boundary: words in a row that both must have right between two segments; 2 in the paper's practice.
     """
     pairs = zip(align_words(references, first), align_words(references, second), strict=True)
-    segments = np.concatenate([_NO_SEGMENTS, *(matched_segments(a, b, boundary=boundary) for a, b in pairs)])
+    segments = np.concatenate([_NO_SEGMENTS, *(matched_segments(a, b) for a, b in pairs)])
     differences = segments[:, 0] - segments[:, 1]
     if not differences.any():
         return MatchedPairs(len(segments), 0.0, 0.0, 1.0)

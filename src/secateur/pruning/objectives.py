@@ -25,7 +25,7 @@ GATES = "gates."
 
 
 class Recovery(WeightsObjective):
-    """The objective of distilling a model as it is; see `training.trainer.Objective`."""
+    """The objective of distilling a model as it is; see `training.objective.Objective`."""
 
     def __init__(
         self,

@@ -93,7 +93,8 @@ class Reconstruction:
     Attributes:
         held_out: which utterances of each batch the ridges are chosen on, [batch].
         frames: positions of each batch that are no padding, of [batch x frames]: those to fit on, those held out.
-        streams: input of the next layer for each batch, [batch, frames, width], of the student and of the teacher.
+        student_stream: input of the student's next layer for each batch, [batch, frames, width].
+        teacher_stream: the same of the teacher.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What people look at while work runs and after it: progress bars, tables and pages."""
+"""What people look at while work runs and after it: tables, pages and curves."""

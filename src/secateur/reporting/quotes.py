@@ -88,7 +88,7 @@ def _abridged(words: Sequence[Word]) -> Iterator[Word]:
 
 def recordings(corpus: str | Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Data addresses of the utterances of ``rows`` that can be found in a corpus and read; by their ids."""
-    from secateur.speech.audio import read_audio
+    from secateur.speech.audio import read_utterance
     from secateur.speech.corpus import open_corpus
     from secateur.speech.utterance import Utterance
 
@@ -103,7 +103,7 @@ def recordings(corpus: str | Path, rows: Sequence[Mapping[str, Any]]) -> dict[st
                 continue
             seconds = wanted.pop(entry.id)
             with suppress(SecateurError):
-                wave = read_audio(entry.path, AUDIO_RATE, offset=entry.offset, duration=entry.duration)
+                wave = read_utterance(entry, AUDIO_RATE)
                 if abs(len(wave) / AUDIO_RATE - seconds) <= AGREEMENT_SECONDS:
                     found[entry.id] = _address(wave[: round(AUDIO_SECONDS * AUDIO_RATE)])
     return found

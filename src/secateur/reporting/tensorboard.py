@@ -18,7 +18,7 @@ FLUSH_SECONDS = 10
 def curves(
     folder: str | Path, tell: Callable[[str], object]
 ) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
-    """A function that writes the figures of a step, as `LearnedMethod` logs them, as ``phase/name``.
+    """A function that writes the figures of a step, as `training.phase.run_phase` logs them, as ``phase/name``.
 
     The folder is made when there is something to write; where that fails later on, the training goes on without curves.
 

@@ -16,6 +16,7 @@ import soxr
 
 from secateur.errors import SecateurError
 from secateur.speech.containers import check_whole
+from secateur.speech.utterance import Utterance
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
@@ -54,6 +55,11 @@ def read_audio(
             part starts past its end.
     """
     return _joined(list(_resampled(Path(path), sample_rate, offset, duration, _WHOLE_FRAMES)))
+
+
+def read_utterance(utterance: Utterance, sample_rate: int) -> Waveform:
+    """The stretch of a file that an utterance is, as `read_audio` reads it."""
+    return read_audio(utterance.path, sample_rate, offset=utterance.offset, duration=utterance.duration)
 
 
 def audio_blocks(

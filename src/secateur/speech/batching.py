@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TypeVar
 
 from secateur.errors import SecateurError
-from secateur.speech.audio import Waveform, read_audio
+from secateur.speech.audio import Waveform, read_utterance
 from secateur.speech.corpus import Corpus
 from secateur.speech.skips import SkipLog, Skipped
 from secateur.speech.utterance import Utterance
@@ -228,9 +228,7 @@ class _ReadAhead:
 
     def _heard(self, position: int, utterance: Utterance) -> _Heard | Skipped | BaseException:
         try:
-            waveform = read_audio(
-                utterance.path, self._sample_rate, offset=utterance.offset, duration=utterance.duration
-            )
+            waveform = read_utterance(utterance, self._sample_rate)
         except SecateurError as error:
             return Skipped(utterance.id, str(error))
         except BaseException as error:  # noqa: BLE001 - it is raised where the utterance would have come

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secateur.errors import SecateurError
-from secateur.speech.audio import Waveform, read_audio
+from secateur.speech.audio import Waveform, read_utterance
 from secateur.speech.batching import BATCH_SECONDS, read_batches
 from secateur.speech.corpus import Corpus
 from secateur.speech.cutting import cut
@@ -174,10 +174,7 @@ class SpeechPool:
         utterance = self._pieces[index].utterance
         if index not in self._silent:
             try:
-                wave = read_audio(
-                    utterance.path, self.sample_rate, offset=utterance.offset, duration=utterance.duration
-                )
-                return _Held.of(wave).waveform()
+                return _Held.of(read_utterance(utterance, self.sample_rate)).waveform()
             except SecateurError as error:
                 self._silent.add(index)
                 self.skips.skip(Skipped(utterance.id, str(error)))

@@ -16,37 +16,33 @@ from secateur.structure.family import Family
 from secateur.structure.groups import Groups, Layout, find_groups
 from secateur.structure.layout import Patterns
 from secateur.structure.plan import PruningPlan
-from secateur.structure.surgery import Constant, SelectingLinear, pruned_class, reshape, set_tensor
+from secateur.structure.surgery import Constant, SelectingLinear, pruned_class, reshape
 
 Kept = Mapping[str, Sequence[int]]
 
 
-def slice_model(model: PreTrainedModel, plan: PruningPlan, *, in_place: bool = False) -> PreTrainedModel:
+def slice_model(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
     """The model without the units that a plan drops, of the class that rebuilds it from its configuration.
 
     Args:
-        model: what the plan was made for; it may have been sliced before.
+        model: what the plan was made for; it may have been sliced before. It stays as it was.
         plan: what stays.
-        in_place: cut down the model itself, one tensor after the other. Otherwise it stays as it was, and the result
-            shares nothing with it; what is dropped is never copied.
+
+    Returns:
+        A model that shares nothing with it; what is dropped is never copied.
 
     Raises:
         SecateurError: the plan is for another model.
     """
     groups = find_groups(model, width="width" in plan.kept)
     kept = plan.resolved(groups).kept
-    if in_place:
-        result = model
-        for module, name, smaller in _cut_tensors(model, groups, kept):
-            set_tensor(module, name, smaller)
-    else:
-        # deepcopy takes an object that is listed here by its id for copied already.
-        copied: dict[int, Any] = {}
-        for module, name, smaller in _cut_tensors(model, groups, kept):
-            tensor = getattr(module, name)
-            parameter = isinstance(tensor, nn.Parameter)
-            copied[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if parameter else smaller
-        result = copy.deepcopy(model, copied)
+    # deepcopy takes an object that is listed here by its id for copied already.
+    copied: dict[int, Any] = {}
+    for module, name, smaller in _cut_tensors(model, groups, kept):
+        tensor = getattr(module, name)
+        parameter = isinstance(tensor, nn.Parameter)
+        copied[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if parameter else smaller
+    result = copy.deepcopy(model, copied)
 
     change = _change(result, groups, kept)
     biases = {row.path: result.get_parameter(row.bias) for row in groups.branches.values() if row.bias}

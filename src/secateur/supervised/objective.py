@@ -27,7 +27,7 @@ def impossible(recognizer: Recognizer, pool: SpeechPool) -> int:
 
 
 class Transcription(WeightsObjective):
-    """The objective of writing what is said, with dropout and with the batch's own statistics; see `training.trainer.Objective`.
+    """The objective of writing what is said, with dropout and with the batch's own statistics; see `training.objective.Objective`.
 
     Args:
         recognizer: what learns.

@@ -59,9 +59,9 @@ def year(number: int) -> str:
     return f"{cardinal(number // 100)}{separator}{cardinal(number % 100)}"
 
 
-def spelled(word: str, separator: str = " ") -> str:
+def spelled(word: str) -> str:
     """The letters of a word, in capitals: `grammar.spoken` then sees to it that A is no article."""
-    return separator.join(word.upper())
+    return " ".join(word.upper())
 
 
 def draw_number(rng: random.Random) -> str:
