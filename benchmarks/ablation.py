@@ -28,7 +28,7 @@ from benchmarks.record import (
 from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
-from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.learning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.training.workspace import FIGURES, SETTINGS, Workspace
 

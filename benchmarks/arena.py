@@ -30,7 +30,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.compare import CompareSettings, compare, run_name
 from secateur.pruning.compare.runs import SCORED
 from secateur.pruning.compare.settings import METHODS, read_budgets
-from secateur.pruning.learned import Learned
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.settings import PruneSettings
 from secateur.training.workspace import Workspace

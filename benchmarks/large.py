@@ -58,9 +58,9 @@ def make(folder: Path, layers: int, width: int, seed: int) -> Figures:
     from transformers import ParakeetCTCConfig, ParakeetForCTC
 
     from secateur import Budget, PruningPlan
-    from secateur.pruning.allocation import allocate
-    from secateur.pruning.scores import SCORES
-    from secateur.pruning.statistics import Statistics
+    from secateur.pruning.planning.allocation import allocate
+    from secateur.pruning.scoring.scores import SCORES
+    from secateur.pruning.scoring.statistics import Statistics
     from secateur.structure.checkpoint import save_pruned
     from secateur.structure.cost import mac_cost, parameter_cost
     from secateur.structure.counting import parameters

@@ -18,7 +18,7 @@ from secateur import PruneSettings, prune
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.learning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.structure.plan import PruningPlan
 

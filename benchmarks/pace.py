@@ -15,9 +15,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 
 from benchmarks.record import Figures, argument_parser, model_file, parse, record, speech
 from secateur import Recognizer, load
-from secateur.pruning.budget import Budget
+from secateur.pruning.learning.pace import REFITTING, SCORING, SETTLING, pace
 from secateur.pruning.oneshot import OneShot, carry_out, judge, share_out
-from secateur.pruning.pace import REFITTING, SCORING, SETTLING, pace
+from secateur.pruning.planning.budget import Budget
 from secateur.pruning.prune import sampled
 from secateur.speech.corpus import open_corpus
 from secateur.speech.sampling import sample_batches

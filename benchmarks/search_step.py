@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.record import Figures, argument_parser, model_file, parse, record, speech
 from secateur import Recognizer, load
-from secateur.pruning.constraint import Constraints
 from secateur.pruning.distillation import Distillation, Distiller
-from secateur.pruning.gates import Gates
-from secateur.pruning.learned import Learned
-from secateur.pruning.objectives import Recovery, Search
+from secateur.pruning.learning.constraint import Constraints
+from secateur.pruning.learning.gates import Gates
+from secateur.pruning.learning.learned import Learned
+from secateur.pruning.learning.objectives import Recovery, Search
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
 from secateur.speech.pool import SpeechPool

@@ -50,38 +50,45 @@ def imports(node: ast.AST, at_once: bool) -> Iterator[ast.Import | ast.ImportFro
             yield from imports(child, at_once)
 
 
-def room(module: str) -> str:
-    return module.split(".")[1]
-
-
 @cache
-def actual() -> dict[str, set[str]]:
-    """The rooms that each room imports."""
+def actual(within: str = "secateur") -> dict[str, set[str]]:
+    """The rooms of a package that each of its rooms imports."""
     rooms: dict[str, set[str]] = {}
-    for module in MODULES.keys() - DOORS:
-        others = {room(name) for name in imported(module) - DOORS}
-        rooms.setdefault(room(module), set()).update(others - {room(module)})
+    place = within.count(".") + 1
+    inside = {name for name in MODULES.keys() - DOORS if name.startswith(f"{within}.")}
+    for module in inside:
+        own = module.split(".")[place]
+        others = {name.split(".")[place] for name in imported(module) & inside}
+        rooms.setdefault(own, set()).update(others - {own})
     return rooms
 
 
-def documented() -> dict[str, set[str]]:
+def documented(within: str = "secateur") -> dict[str, set[str]]:
     """The same as docs/architecture.md has it."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", text, re.MULTILINE)
+    prefix = within.removeprefix("secateur").removeprefix(".")
+    rows = re.findall(
+        rf"^\| `{prefix}{'/' if prefix else ''}(\w+)` \| [^|]+ \|([^|]*)\|$", text, re.MULTILINE
+    )
     return {name: set(re.findall(r"`(\w+)`", others)) for name, others in rows if name != "cli"}
+
+
+ROOMS = [(within, name) for within in ("secateur", "secateur.pruning") for name in sorted(documented(within))]
 
 
 def test_every_room_is_in_the_table() -> None:
     assert set(actual()) == {*documented(), "cli"}
+    assert set(actual("secateur.pruning")) == set(documented("secateur.pruning"))
 
 
-@pytest.mark.parametrize("name", sorted(documented()))
-def test_a_room_imports_what_the_table_says(name: str) -> None:
-    assert sorted(actual()[name]) == sorted(documented()[name])
+@pytest.mark.parametrize(("within", "name"), ROOMS)
+def test_a_room_imports_what_the_table_says(within: str, name: str) -> None:
+    assert sorted(actual(within)[name]) == sorted(documented(within)[name])
 
 
-def test_the_rooms_have_an_order() -> None:
-    assert list(TopologicalSorter(actual()).static_order())  # it raises CycleError
+@pytest.mark.parametrize("within", ["secateur", "secateur.pruning"])
+def test_the_rooms_have_an_order(within: str) -> None:
+    assert list(TopologicalSorter(actual(within)).static_order())  # it raises CycleError
 
 
 def test_structure_knows_nothing_of_pruning_or_training() -> None:

@@ -56,7 +56,11 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     rooms = "src|docs|tests|benchmarks|structure|pruning|training|models|speech|evaluation|reporting|cli"
     named = re.findall(rf"`((?:{rooms})/[\w./]+)`", page.read_text(encoding="utf-8"))
     bases = (ROOT, ROOT / "src" / "secateur")
-    missing = [name for name in named if not any((base / name).exists() for base in bases)]
+    missing = [
+        name
+        for name in named
+        if not any((base / each).exists() for base in bases for each in (name, f"{name}.py"))
+    ]
     assert [name for name in missing if "NAME" not in name] == []
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from secateur.errors import SecateurError
     from secateur.evaluation.evaluate import evaluate
-    from secateur.pruning.budget import Budget
+    from secateur.pruning.planning.budget import Budget
     from secateur.pruning.prune import prune
     from secateur.pruning.settings import PruneSettings
     from secateur.recognizer import Recognizer, load
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "secateur.pruning.budget",
+    "Budget": "secateur.pruning.planning.budget",
     "PruneSettings": "secateur.pruning.settings",
     "PruningPlan": "secateur.structure.plan",
     "Recognizer": "secateur.recognizer",

@@ -11,7 +11,7 @@ from click.testing import Result
 from secateur.cli import compare as command
 from secateur.errors import SecateurError
 from secateur.pruning.compare import CompareSettings
-from secateur.pruning.method import LearnedMethod
+from secateur.pruning.learning.method import LearnedMethod
 
 Run = Callable[..., Result]
 Refused = Callable[..., str]

@@ -19,10 +19,10 @@ import secateur.pruning.prune
 from secateur.cli import prune as command
 from secateur.errors import SecateurError
 from secateur.models.vocabulary import tokenizer_from_pieces
-from secateur.pruning import method
-from secateur.pruning.learned import Learned
+from secateur.pruning.learning import method
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.scope import Scope
+from secateur.pruning.planning.scope import Scope
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.training.workspace import differences

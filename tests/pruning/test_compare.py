@@ -16,7 +16,6 @@ import soundfile
 
 import secateur
 from secateur.errors import SecateurError
-from secateur.pruning import method, pace
 from secateur.pruning.compare import (
     METHODS,
     RECORD,
@@ -28,11 +27,12 @@ from secateur.pruning.compare import (
     scores,
 )
 from secateur.pruning.compare import runs as room
-from secateur.pruning.learned import PHASES, Learned
-from secateur.pruning.method import LearnedMethod
+from secateur.pruning.learning import method, pace
+from secateur.pruning.learning.learned import PHASES, Learned
+from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.scope import Scope
-from secateur.pruning.scores import SCORES
+from secateur.pruning.planning.scope import Scope
+from secateur.pruning.scoring.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.structure import counting

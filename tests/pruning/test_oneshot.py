@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from secateur.errors import SecateurError
-from secateur.pruning.budget import Budget
 from secateur.pruning.oneshot import OneShot, first_seconds, prune_oneshot
+from secateur.pruning.planning.budget import Budget
 from secateur.pruning.trials import Trials
 from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.cost import mac_cost, parameter_cost

@@ -9,11 +9,11 @@ import torch
 
 from secateur.errors import SecateurError
 from secateur.progress import ProgressBar
-from secateur.pruning.budget import Budget
 from secateur.pruning.compare import outsider
-from secateur.pruning.learned import Learned
-from secateur.pruning.method import LearnedMethod
+from secateur.pruning.learning.learned import Learned
+from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.planning.budget import Budget
 from secateur.recognizer import Recognizer
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog

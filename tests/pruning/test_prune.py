@@ -21,10 +21,10 @@ import secateur
 from secateur.errors import SecateurError
 from secateur.pruning import oneshot
 from secateur.pruning import prune as room
-from secateur.pruning.learned import Learned
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.planning.scope import Scope
 from secateur.pruning.prune import PruneSettings, prune
-from secateur.pruning.scope import Scope
 from secateur.recognizer import Recognizer
 from secateur.reporting.page import run_page
 from secateur.speech.audio import read_audio

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from secateur.errors import SecateurError
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.learning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.scope import Scope
-from secateur.pruning.scores import SCORES
+from secateur.pruning.planning.scope import Scope
+from secateur.pruning.scoring.scores import SCORES
 from secateur.pruning.settings import METHODS, PruneSettings
 from secateur.speech.augmentation import AUGMENTATIONS
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 import secateur
-from secateur.pruning.budget import Budget
+from secateur.pruning.planning.budget import Budget
 from secateur.structure import counting
 from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import find_groups

@@ -120,9 +120,9 @@ def compare(
     """
     from secateur.progress import ProgressBar
     from secateur.pruning.compare import CompareSettings, compare
-    from secateur.pruning.learned import Learned
+    from secateur.pruning.learning.learned import Learned
     from secateur.pruning.oneshot import OneShot
-    from secateur.pruning.scope import Scope
+    from secateur.pruning.planning.scope import Scope
     from secateur.reporting.page import comparison_page
     from secateur.reporting.rivals import rivals_table
     from secateur.speech.skips import SkipLog

@@ -75,7 +75,7 @@ SCORES = (
     "depth",
     "random",
 )
-"""The names of `secateur.pruning.scores.SCORES`, whose file loads PyTorch."""
+"""The names of `secateur.pruning.scoring.scores.SCORES`, whose file loads PyTorch."""
 
 
 @click.command(short_help="Make MODEL smaller and faster.")
@@ -185,7 +185,7 @@ def prune(
     A run of the learned method that was stopped goes on when the same command is given again.
     """
     from secateur.progress import ProgressBar
-    from secateur.pruning.budget import Budget
+    from secateur.pruning.planning.budget import Budget
     from secateur.pruning.prune import prune
     from secateur.reporting.pruning import pruning_table
     from secateur.reporting.tensorboard import curves
@@ -216,8 +216,8 @@ def prune(
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> PruneSettings:
     """Those of the file, or the defaults, and above them what was given on the command line."""
-    from secateur.pruning import scores
-    from secateur.pruning.learned import TRAINED
+    from secateur.pruning.learning.learned import TRAINED
+    from secateur.pruning.scoring import scores
     from secateur.pruning.settings import PruneSettings
 
     if config is not None:

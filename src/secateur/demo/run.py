@@ -14,7 +14,7 @@ from secateur.errors import SecateurError, reason
 from secateur.files import make_folder
 from secateur.progress import ProgressBar
 from secateur.pruning.distillation import Distillation
-from secateur.pruning.learned import Learned
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.prune import prune
 from secateur.pruning.settings import PruneSettings

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
-from secateur.pruning.capture import first_of
+from secateur.pruning.refitting.capture import first_of
 from secateur.recognizer import Inputs, Recognizer
 from secateur.structure.groups import family_of, find_groups
 

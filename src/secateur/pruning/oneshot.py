@@ -12,15 +12,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.errors import SecateurError
-from secateur.pruning.allocation import allocate
-from secateur.pruning.budget import Budget
-from secateur.pruning.elimination import Elimination, Scores
-from secateur.pruning.reconstruction import reconstruct
-from secateur.pruning.rotation import rotate_heads
-from secateur.pruning.scores import SCORES
-from secateur.pruning.statistics import collect
+from secateur.pruning.planning.allocation import allocate
+from secateur.pruning.planning.budget import Budget
+from secateur.pruning.planning.elimination import Elimination, Scores
+from secateur.pruning.planning.weighting import USUAL, Weighting, by_trial, numbers, weighted
+from secateur.pruning.refitting.reconstruction import reconstruct
+from secateur.pruning.scoring.rotation import rotate_heads
+from secateur.pruning.scoring.scores import SCORES
+from secateur.pruning.scoring.statistics import collect
 from secateur.pruning.trials import Trials
-from secateur.pruning.weighting import USUAL, Weighting, by_trial, numbers, weighted
 from secateur.recognizer import Recognizer
 from secateur.runs import check_not_negative, check_seed
 from secateur.speech.audio import Waveform

@@ -18,16 +18,16 @@ from secateur.evaluation.forward import time_forward
 from secateur.evaluation.results import Evaluation
 from secateur.models.precision import cast
 from secateur.progress import ProgressBar
-from secateur.pruning.allocation import check_possible
-from secateur.pruning.budget import Budget
 from secateur.pruning.distillation import check_teacher
-from secateur.pruning.learned import TRAINED
-from secateur.pruning.method import Decide, LearnedMethod
+from secateur.pruning.learning.learned import TRAINED
+from secateur.pruning.learning.method import Decide, LearnedMethod
+from secateur.pruning.learning.pace import Speech, in_time
+from secateur.pruning.learning.pace import pace as measured_pace
+from secateur.pruning.learning.validation import set_aside, validation
 from secateur.pruning.oneshot import OneShot, prune_oneshot
-from secateur.pruning.pace import Speech, in_time
-from secateur.pruning.pace import pace as measured_pace
+from secateur.pruning.planning.allocation import check_possible
+from secateur.pruning.planning.budget import Budget
 from secateur.pruning.settings import PruneSettings
-from secateur.pruning.validation import set_aside, validation
 from secateur.recognizer import Recognizer, load
 from secateur.runs import Stopwatch, environment
 from secateur.speech.batching import BATCH_SECONDS

@@ -9,9 +9,9 @@ from typing import Any
 
 from secateur import runs
 from secateur.errors import SecateurError
-from secateur.pruning.learned import Learned
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.scope import Scope
+from secateur.pruning.planning.scope import Scope
 
 METHODS = ("learned", "oneshot")
 """How to prune; the first is the default."""

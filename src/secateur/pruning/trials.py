@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from secateur.pruning.distillation import Distillation, Distiller, Taught
-from secateur.pruning.reconstruction import reconstruct
+from secateur.pruning.refitting.reconstruction import reconstruct
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import Waveform
 from secateur.speech.sampling import first_batches

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from secateur.errors import SecateurError, reason
-from secateur.pruning.budget import Budget
+from secateur.pruning.planning.budget import Budget
 
 REPORT, RUN = "report.json", "run.yaml"
 

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from secateur.errors import NoResultError, installed_by
-from secateur.pruning.budget import Budget
-from secateur.pruning.method import LearnedMethod
+from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.oneshot import Decision, Judgement
+from secateur.pruning.planning.budget import Budget
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups

@@ -19,7 +19,7 @@ from secateur.pruning.compare import outsider
 from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, write
 from secateur.pruning.compare.scores import shared
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
-from secateur.pruning.pace import Speech, pace
+from secateur.pruning.learning.pace import Speech, pace
 from secateur.pruning.prune import prune, workspace_of
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load

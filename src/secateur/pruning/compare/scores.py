@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.errors import SecateurError
 from secateur.files import make_folder
-from secateur.pruning.method import Decide, LearnedMethod
+from secateur.pruning.learning.method import Decide, LearnedMethod
 from secateur.pruning.oneshot import Decision, Judgement, judge, share_out
 from secateur.training.checkpoint import read_state, write_state
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import SecateurError
-from secateur.pruning.budget import Budget
 from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
-from secateur.pruning.learned import PHASES, Learned
+from secateur.pruning.learning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
-from secateur.pruning.scope import Scope
-from secateur.pruning.scores import SCORES
+from secateur.pruning.planning.budget import Budget
+from secateur.pruning.planning.scope import Scope
+from secateur.pruning.scoring.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.runs import plain
 

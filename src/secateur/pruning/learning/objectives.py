@@ -1,0 +1,105 @@
+"""What the phases of the learned method train: a model as it is, or a model with gates under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.progress import TARGET
+from secateur.pruning.distillation import Distiller
+from secateur.pruning.learning.constraint import Constraints
+from secateur.pruning.learning.gates import Gates
+from secateur.structure.cost import CostModel
+from secateur.training.feed import Batch
+from secateur.training.objective import WeightsObjective
+from secateur.training.precision import Working
+
+TARGET_WARM_UP = 0.5
+"""Share of the search in which the target falls to the limit, where the search begins above it."""
+
+GATES = "gates."
+"""What the names of gates begin with where they are kept beside weights."""
+
+
+class Recovery(WeightsObjective):
+    """The objective of distilling a model as it is; see `training.objective.Objective`."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        labels: Callable[[Batch], list[Tensor | None]] | None,
+        working: Working,
+    ) -> None:
+        super().__init__(working)
+        self.distiller, self.labels = distiller, labels
+
+    def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
+        labels = None if self.labels is None else self.labels(batch)
+        return self.distiller(batch.inputs, labels, batch.taught)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.distiller.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.distiller.load_state_dict(state)
+
+
+class Search(Recovery):
+    """The objective of learning weights, gates and multipliers together."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        labels: Callable[[Batch], list[Tensor | None]] | None,
+        working: Working,
+        gates: Gates,
+        costs: Mapping[str, CostModel],
+        constraints: Constraints,
+        seed: int,
+    ) -> None:
+        super().__init__(distiller, labels, working)
+        self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
+        with torch.no_grad():
+            self.masks = gates.deterministic()
+        self._fractions = torch.ones(len(costs), dtype=torch.double)
+        self._warmed = 0.0
+
+    def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
+        # Of the step alone, so that a run that is resumed draws what it would have drawn.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
+        self.masks.update(self.gates.sample(generator))
+        loss, terms = super().loss(batch, share)
+        fractions = self.fractions()
+        self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
+        terms |= dict(zip(self.costs, self._fractions.tolist(), strict=True))
+        targets = self.constraints.target(self._warmed).tolist()
+        terms |= {f"{TARGET}{name}": target for name, target in zip(self.costs, targets, strict=True)}
+        return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
+
+    def stepped(self) -> None:
+        super().stepped()
+        self.gates.clamp_()
+        self.constraints.update(self._fractions, self._warmed)
+
+    def fractions(self) -> Tensor:
+        """Expected costs as fractions of the unpruned model's, [costs], float64."""
+        counts = self.gates.expected_counts()
+        return torch.stack([cost.of(counts) / cost.dense for cost in self.costs.values()])
+
+    def model_state(self) -> dict[str, Tensor]:
+        gates = {f"{GATES}{name}": p.detach().clone() for name, p in self.gates.named_parameters()}
+        return super().model_state() | gates
+
+    def load_model_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_model_state({n: t for n, t in state.items() if not n.startswith(GATES)})
+        self.gates.load_state_dict({n[len(GATES) :]: t for n, t in state.items() if n.startswith(GATES)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | self.constraints.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.constraints.load_state_dict(state)

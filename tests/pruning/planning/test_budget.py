@@ -1,0 +1,134 @@
+"""Budgets: every way to write one, every way to write one wrongly, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from secateur.errors import SecateurError
+from secateur.pruning.planning.budget import Budget
+from secateur.structure.cost import CostModel
+
+
+@dataclass
+class Fixed:
+    """A cost of which nothing is known but how large it is."""
+
+    dense: float
+    per: float = 1.0
+
+    def __call__(self, kept: Mapping[str, int], /) -> float:
+        raise NotImplementedError
+
+    def of(self, counts: Tensor, /) -> Tensor:
+        raise NotImplementedError
+
+
+def dense(seconds: float) -> dict[str, CostModel]:
+    """The costs of a model, its multiply-accumulates for so many seconds."""
+    return {"params": Fixed(13e6), "macs": Fixed(5e9, per=seconds), "latency": Fixed(0.15)}
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("params=50%", {"params": 6.5e6}),
+        ("params=0.5", {"params": 6.5e6}),
+        ("params = .5 , macs = 40 %", {"params": 6.5e6, "macs": 2e9}),
+        ("params=100%", {"params": 13e6}),
+        ("params=1", {"params": 13e6}),
+        ("params=6.5M", {"params": 6.5e6}),
+        ("params=6.5m", {"params": 6.5e6}),
+        ("params=0.6B", {"params": 6e8}),
+        ("params=6500000", {"params": 6.5e6}),
+        ("params=6.5e6", {"params": 6.5e6}),
+        ("macs=250M", {"macs": 2.5e9}),
+        ("macs=1.2G,latency=60%", {"macs": 12e9, "latency": 0.09}),
+        ("latency=40ms", {"latency": 0.04}),
+        ("latency=0.04s", {"latency": 0.04}),
+        ("latency=0.4", {"latency": 0.06}),
+    ],
+)
+def test_a_budget_limits_what_it_says(text: str, limits: dict[str, float]) -> None:
+    assert Budget.parse(text).limits(dense(10.0)) == pytest.approx(limits)
+
+
+@pytest.mark.parametrize("text", ["50%", " 50 %", "0.5", ".5"])
+def test_a_fraction_alone_is_of_parameters_and_of_multiply_accumulates(text: str) -> None:
+    assert Budget.parse(text) == Budget(params=0.5, macs=0.5)
+
+
+def test_absolute_multiply_accumulates_are_for_a_second_of_audio_and_fractions_for_any_length() -> None:
+    assert Budget(macs="1G").limits(dense(3.0)) == pytest.approx({"macs": 3e9})
+    assert Budget(macs=0.5).limits(dense(3.0)) == pytest.approx({"macs": 2.5e9})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "limits none of params, macs, latency"),
+        ("50", "'50' in it, which limits none of"),
+        ("70%, 50%", "'70%, 50%' is several budgets, .* give one, such as 70%"),
+        ("50%,latency=40ms", "'50%' in it, which limits none of"),
+        ("1.2.3%", "params=1.2.3% is no limit"),
+        ("parms=50%", "'parms=50%' in it"),
+        ("params=50%,", "'' in it"),
+        ("params=50%,params=40%", "limits params twice"),
+        ("params=", "is no limit; give params=50% or params=6.5M"),
+        ("params=half", "params=half is no limit"),
+        ("params=6.5Q", "params=6.5Q is no limit"),
+        ("params=nan", "is no limit"),
+        ("params=inf", "is no limit"),
+        ("macs=40ms", "macs=40ms is no limit"),
+        ("latency=6.5M", "latency=6.5M is no limit"),
+        ("params=50", "params=50 has no unit; give params=50%"),
+        ("latency=40", "latency=40 has no unit; give latency=60% or latency=40ms"),
+        ("params=0", "params=0 leaves nothing"),
+        ("params=0%", "params=0% leaves nothing"),
+        ("params=-5%", "params=-5% leaves nothing"),
+        ("params=-3M", "params=-3M leaves nothing"),
+        ("latency=0ms", "latency=0ms leaves nothing"),
+        ("params=101%", "params=101% is more than the model has"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused_in_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(SecateurError, match=message) as refusal:
+        Budget.parse(text)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_budget_from_python_reads_numbers_as_the_command_line_reads_text() -> None:
+    assert Budget(params=0.5, macs=0.5) == Budget.parse("macs=50%,params=50%") == Budget.parse("50%")
+    assert Budget(params=6_500_000) == Budget.parse("params=6.5M")
+    assert Budget(latency="40ms") == Budget.parse("latency=0.04s")
+    assert Budget(params=0.5) != Budget(params=0.5, macs=0.5)
+    with pytest.raises(SecateurError, match="the budget limits nothing"):
+        Budget()
+    with pytest.raises(SecateurError, match="leaves nothing"):
+        Budget(params=-0.5)
+
+
+def test_a_cost_that_is_not_known_cannot_be_limited() -> None:
+    with pytest.raises(SecateurError, match="limits latency, which is not known here; limit params or macs"):
+        Budget(latency=0.5).limits({"params": Fixed(1.0), "macs": Fixed(1.0)})
+
+
+def test_a_budget_prints_in_the_units_that_people_use() -> None:
+    assert str(Budget.parse("latency=0.04s,params=6500000,macs=0.5")) == "params=6.5M,macs=50%,latency=40ms"
+    assert str(Budget(params="600M", macs="1.2G")) == "params=600M,macs=1.2G"
+
+
+@given(
+    params=st.one_of(st.floats(0.001, 1.0), st.floats(1e3, 1e11)),
+    latency=st.one_of(st.floats(0.001, 1.0), st.floats(1e-5, 10.0).map(lambda seconds: f"{seconds!r}s")),
+)
+def test_what_a_budget_prints_reads_as_the_same_budget(params: float, latency: float | str) -> None:
+    budget = Budget(params=params, latency=latency)
+    again = Budget.parse(str(budget))
+    assert again.limits(dense(10.0)) == pytest.approx(budget.limits(dense(10.0)))
+    assert str(again) == str(budget)
