@@ -25,11 +25,12 @@ from benchmarks.record import (
     seeded,
     speech,
 )
-from secateur import PruneSettings, prune
+from secateur import PruneSettings
 from secateur.progress import ProgressBar
 from secateur.pruning.compare import run_name
 from secateur.pruning.learning.learned import PHASES, Learned
 from secateur.pruning.oneshot import OneShot
+from secateur.pruning.prune import Given, prune
 from secateur.training.workspace import FIGURES, SETTINGS, Workspace
 
 KEEP = "params=50%,macs=50%"
@@ -109,10 +110,9 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
     figures = stash / FIGURES
     # So that all score, refit and validate on as much speech.
     known = json.loads(figures.read_text(encoding="utf-8")).get("pace") if figures.exists() else None
+    given = None if known is None else Given(pace=lambda *_: known)
     with ProgressBar(name) as progress:
-        report = prune(
-            settings, folder, progress=progress, log=keep, pace=known and (lambda *_: known)
-        ).report
+        report = prune(settings, folder, given=given, progress=progress, log=keep).report
     return {
         "changes": VARIANTS[name],
         **told(settings),

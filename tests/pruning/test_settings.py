@@ -34,7 +34,7 @@ SETTINGS = st.builds(
         score=st.sampled_from(sorted(SCORES)),
         score_minutes=ABOVE_NOTHING,
         uniform=st.booleans(),
-        seed=st.integers(0),
+        seed=st.integers(0, 2**32 - 1),
     ),
     learned=st.builds(
         Learned,

@@ -72,19 +72,33 @@ class Pruned:
     report: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a run would make by itself, where others with the same model and the same speech have made it.
+
+    Attributes:
+        pool: the speech of ``settings.data``, for a method that trains on all of it.
+        before: how the unpruned recogniser hears ``settings.valid``.
+        pace: says how fast the unpruned recogniser is, for a run by the clock.
+        decide: does the phase ``start`` of the learned method.
+    """
+
+    pool: SpeechPool | None = None
+    before: Evaluation | None = None
+    pace: Callable[[Recognizer, Speech], float] = measured_pace
+    decide: Decide | None = None
+
+
 def prune(
     settings: PruneSettings,
     out: str | Path | None = None,
     *,
     recognizer: Recognizer | None = None,
-    pool: SpeechPool | None = None,
-    before: Evaluation | None = None,
+    given: Given | None = None,
     skips: SkipLog | None = None,
     progress: ProgressBar | None = None,
     tell: Callable[[str], object] | None = None,
     log: Log | None = None,
-    pace: Callable[[Recognizer, Speech], float] | None = None,
-    decide: Decide | None = None,
 ) -> Pruned:
     """Prune a recogniser and write the result.
 
@@ -98,14 +112,11 @@ def prune(
         settings: of the run.
         out: a new or empty folder, or one with an earlier result, which is replaced; None: nothing is written.
         recognizer: the recogniser that ``settings.model`` names, where it is loaded already.
-        pool: the speech of ``settings.data``, where a method that trains on all of it finds it read already.
-        before: how the unpruned recogniser hears ``settings.valid``, where that was measured already.
+        given: what other runs have made already.
         skips: collects what cannot be read of the speech that it is pruned on, and gives up past its limit.
         progress: told about the work as it goes.
         tell: called with a sentence for the user about what the progress bar does not show.
         log: given each row of the learned method's history as it comes, and the phase that it is of.
-        pace: says how fast the unpruned recogniser is, for a run by the clock; None: it is measured.
-        decide: does the phase ``start`` of the learned method, where its own scores are not to.
 
     Raises:
         SecateurError: something that is asked for is not there, not sound, or not possible. There is no result then.
@@ -114,6 +125,7 @@ def prune(
         check_free(Path(out))
     progress = progress or ProgressBar("pruning", quiet=True)
     skips = SkipLog() if skips is None else skips
+    given = given or Given()
     clock = Stopwatch()
     budget = Budget.parse(settings.keep)
     data = open_corpus(settings.data)
@@ -129,16 +141,17 @@ def prune(
                 workspace.same("the teacher", lambda: weights_digest(teacher.model))
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
             check_possible(groups, costs, budget)
+        before = None
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
             with clock.time("evaluate"):
                 progress.begin("evaluating before")
-                before = before or evaluate(dense, valid, progress=progress, tell=tell)
+                before = given.before or evaluate(dense, valid, progress=progress, tell=tell)
         task = _Task(settings, dense, groups, costs, budget, data, skips, progress, clock)
         if settings.method == "oneshot":
             plan, smaller, told = task.prune_oneshot()
         else:
-            plan, smaller, told = task.learn(workspace, pool, valid, before, teacher, log, tell, pace, decide)
+            plan, smaller, told = task.learn(workspace, valid, before, teacher, given, log, tell)
         told |= {
             "environment": environment()
             | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")}
@@ -217,20 +230,18 @@ class _Task:
     def learn(
         self,
         workspace: Workspace,
-        pool: SpeechPool | None,
         valid: Corpus | None,
         before: Evaluation | None,
         teacher: Recognizer | None,
+        given: Given,
         log: Log | None,
         tell: Callable[[str], object] | None,
-        pace: Callable[[Recognizer, Speech], float] | None,
-        decide: Decide | None,
     ) -> tuple[PruningPlan, Recognizer, dict[str, Any]]:
         settings = self.settings
         dense = _in_full(self.dense)
         with self.clock.time("read"):
             self.progress.begin("reading speech")
-            everything = pool or SpeechPool.read(
+            everything = given.pool or SpeechPool.read(
                 self.data,
                 dense.sample_rate,
                 skips=self.skips,
@@ -249,7 +260,7 @@ class _Task:
                 settings.oneshot,
                 settings.learned,
                 # As it was found first: what is done was done on so much speech.
-                lambda: workspace.figure("pace", lambda: (pace or measured_pace)(dense, sample)),
+                lambda: workspace.figure("pace", lambda: given.pace(dense, sample)),
                 float(lengths.mean()),
                 tell,
             )
@@ -267,7 +278,7 @@ class _Task:
                 learned,
                 workspace,
                 self.progress,
-                decide=decide,
+                decide=given.decide,
                 teacher=teacher,
                 validate=validate,
                 log=log,

@@ -27,7 +27,7 @@ from secateur.pruning.learning.pace import (
 )
 from secateur.pruning.learning.validation import FEWEST
 from secateur.pruning.oneshot import Decision, OneShot
-from secateur.pruning.prune import prune
+from secateur.pruning.prune import Given, prune
 from secateur.pruning.settings import PruneSettings
 from secateur.pruning.trials import JUDGED_SECONDS, REFIT_SECONDS
 from secateur.recognizer import Recognizer
@@ -131,12 +131,12 @@ def test_a_run_that_goes_on_keeps_to_the_pace_that_it_found_first(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(LearnedMethod, "_recover", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            prune(settings, tmp_path / "out", pace=slower)
-    prune(settings, tmp_path / "out", pace=slower)
+            prune(settings, tmp_path / "out", given=Given(pace=slower))
+    prune(settings, tmp_path / "out", given=Given(pace=slower))
     assert measured == [1e-4]
     # Nothing that was done depends on it yet, so nothing is left of it.
     with pytest.raises(KeyboardInterrupt):
-        prune(settings, tmp_path / "other", pace=slower, decide=stopped)
+        prune(settings, tmp_path / "other", given=Given(pace=slower, decide=stopped))
     assert not (tmp_path / "other.unfinished").exists()
     assert len(measured) == 2
 
@@ -156,7 +156,7 @@ def test_a_run_by_the_clock_says_that_it_hears_less(
     pruned = prune(
         PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned),
         tell=told.append,
-        pace=lambda *_: 60.0,
+        given=Given(pace=lambda *_: 60.0),
     )
     if steps is None:
         assert pruned.report["minutes_heard"] == {"start": 0.1, "reconstruct": 0.1}

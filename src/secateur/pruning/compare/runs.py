@@ -20,7 +20,7 @@ from secateur.pruning.compare.record import RECORD, Comparison, Known, Row, writ
 from secateur.pruning.compare.scores import shared
 from secateur.pruning.compare.settings import METHODS, CompareSettings, run_name
 from secateur.pruning.learning.pace import Speech, pace
-from secateur.pruning.prune import prune, workspace_of
+from secateur.pruning.prune import Given, prune, workspace_of
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
 from secateur.runs import environment
@@ -201,13 +201,15 @@ def _row(
                 settings.run(method, budget),
                 folder,
                 recognizer=dense,
-                pool=pool,
-                before=before,
+                given=Given(
+                    pool,
+                    before,
+                    pace,
+                    outsider.decide if method == outsider.NAME else shared(folder.parent / SCORED, about),
+                ),
                 skips=same.skips,
                 progress=same.progress,
                 tell=same.tell,
-                pace=pace,
-                decide=outsider.decide if method == outsider.NAME else shared(folder.parent / SCORED, about),
             )
         except NoResultError as error:
             return Row(method, budget, error=str(error))
