@@ -13,12 +13,16 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
 from secateur import __version__
 from secateur.errors import SecateurError, reason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Self
 
 SECTION = "secateur"
 """Where the settings stand in ``run.yaml``."""
@@ -26,8 +30,53 @@ SECTION = "secateur"
 _Settings = TypeVar("_Settings")
 
 
-def changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
-    """The same settings, a frozen dataclass, but for some values; ``learned.steps`` is a setting of ``learned``."""
+class Settings:
+    """Everything that decides a run, and nothing else: a frozen dataclass, which ``run.yaml`` holds."""
+
+    __slots__ = ()
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """The same settings but for some values.
+
+        >>> settings.changed({"keep": "params=30%", "learned.steps": 2000})
+        """
+        return _changed(self, values)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON and YAML have them: paths as text, tuples as lists."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(cast("Any", self)), default=str))
+        return values
+
+    def to_yaml(self, path: Path, environment: Mapping[str, str]) -> None:
+        """Write ``run.yaml``: the settings, and beside them what was there when they were used."""
+        run = {SECTION: self.plain(), "environment": dict(environment)}
+        path.write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a ``run.yaml``, from a result or written by hand; what it does not say has its default.
+
+        Raises:
+            SecateurError: it cannot be read, or a setting is missing, unknown, or of the wrong type.
+        """
+        try:
+            run = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SecateurError(
+                f"{path} cannot be read: {reason(error)}; give the run.yaml of a result"
+            ) from None
+        except yaml.YAMLError as error:
+            raise SecateurError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(run, dict) or SECTION not in run:
+            raise SecateurError(f"{path} has no section {SECTION!r}; give the run.yaml of a result")
+        try:
+            return _built(cls, run[SECTION], "")
+        except SecateurError as error:
+            raise SecateurError(f"{path}: {error}") from None
+
+
+def _changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
+    """``learned.steps`` is a setting of ``learned``."""
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -37,7 +86,7 @@ def changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
         else:
             own[first] = value
     # All at once: on the way from one sound state to another there may be none.
-    own |= {first: changed(own.get(first, getattr(settings, first)), rest) for first, rest in inner.items()}
+    own |= {first: _changed(own.get(first, getattr(settings, first)), rest) for first, rest in inner.items()}
     result: _Settings = replace(cast("Any", settings), **own)
     return result
 
@@ -86,45 +135,16 @@ def check_seed(seed: int) -> None:
         raise SecateurError(f"the seed is {seed}; give one of 0 to {2**32 - 1}")
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """The settings as JSON and YAML have them: paths as text, tuples as lists."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    return values
-
-
-def write_run(path: Path, settings: Any, environment: Mapping[str, str]) -> None:
-    """Write ``run.yaml``: the settings, and beside them what was there when they were used."""
-    run = {SECTION: plain(settings), "environment": dict(environment)}
-    path.write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
-
-
-def read_run(path: str | Path, kind: type[_Settings]) -> _Settings:
-    """Read the settings of a ``run.yaml``, from a result or written by hand; what it does not say has its default.
-
-    Raises:
-        SecateurError: it cannot be read, or a setting is missing, unknown, or of the wrong type.
-    """
-    try:
-        run = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SecateurError(
-            f"{path} cannot be read: {reason(error)}; give the run.yaml of a result"
-        ) from None
-    except yaml.YAMLError as error:
-        raise SecateurError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(run, dict) or SECTION not in run:
-        raise SecateurError(f"{path} has no section {SECTION!r}; give the run.yaml of a result")
-    try:
-        return _built(kind, run[SECTION], "")
-    except SecateurError as error:
-        raise SecateurError(f"{path}: {error}") from None
-
-
-def environment() -> dict[str, str]:
-    """What a figure depends on besides the settings and the model: versions and the machine."""
+def environment(model: PreTrainedModel | None = None) -> dict[str, str]:
+    """What a figure depends on besides the settings: versions, the machine, and where a model computes, in what."""
     import torch
     import transformers
 
+    place = (
+        {}
+        if model is None
+        else {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+    )
     return {
         "secateur": __version__,
         "python": platform.python_version(),
@@ -133,6 +153,7 @@ def environment() -> dict[str, str]:
         "platform": f"{sys.platform} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
+        **place,
     }
 
 

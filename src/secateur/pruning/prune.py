@@ -152,10 +152,7 @@ def prune(
             plan, smaller, told = task.prune_oneshot()
         else:
             plan, smaller, told = task.learn(workspace, valid, before, teacher, given, log, tell)
-        told |= {
-            "environment": environment()
-            | {"device": str(dense.model.device), "dtype": str(dense.model.dtype).removeprefix("torch.")}
-        }
+        told |= {"environment": environment(dense.model)}
 
         def result(heard: Comparison | None, **measured: Any) -> Pruned:
             report = _report(settings, budget, groups, plan, costs, heard)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from secateur import runs
 from secateur.errors import SecateurError
 from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.planning.scope import Scope
+from secateur.runs import Settings, check_above_nothing
 
 METHODS = ("learned", "oneshot")
 """How to prune; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
-class PruneSettings:
+class PruneSettings(Settings):
     """Everything that decides a run, and nothing else; ``run.yaml`` holds it.
 
     Attributes:
@@ -54,30 +52,6 @@ class PruneSettings:
             raise SecateurError(
                 f"a teacher is of no use to the method {self.method}; leave it out, or take learned"
             )
-        runs.check_above_nothing(self, "audio_seconds")
+        check_above_nothing(self, "audio_seconds")
         if self.valid_limit is not None and self.valid_limit < 1:
             raise SecateurError(f"valid_limit is {self.valid_limit}; give 1 or more")
-
-    def changed(self, values: Mapping[str, Any]) -> PruneSettings:
-        """The same settings but for some values.
-
-        >>> settings.changed({"keep": "params=30%", "learned.steps": 2000})
-        """
-        return runs.changed(self, values)
-
-    def plain(self) -> dict[str, Any]:
-        """The settings as JSON and YAML have them: paths as text, tuples as lists."""
-        return runs.plain(self)
-
-    def to_yaml(self, path: Path, environment: Mapping[str, str]) -> None:
-        """Write ``run.yaml``: the settings, and beside them what was there when they were used."""
-        runs.write_run(path, self, environment)
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> PruneSettings:
-        """Read a ``run.yaml``, from a result or written by hand; what it does not say has its default.
-
-        Raises:
-            SecateurError: it cannot be read, or a setting is missing, unknown, or of the wrong type.
-        """
-        return runs.read_run(path, cls)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from secateur import runs
 from secateur.errors import SecateurError
@@ -43,7 +41,7 @@ MATRICES = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSettings:
+class TrainSettings(runs.Settings):
     """Everything that decides a training, and nothing else; ``run.yaml`` holds it.
 
     Attributes:
@@ -132,16 +130,3 @@ class TrainSettings:
         return replace(
             SIZES[self.size], **{name: value for name, value in given.items() if value is not None}
         )
-
-    def changed(self, values: Mapping[str, Any]) -> TrainSettings:
-        """The same settings but for some values."""
-        return runs.changed(self, values)
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> TrainSettings:
-        """Read a ``run.yaml``, from a result or written by hand; what it does not say has its default.
-
-        Raises:
-            SecateurError: it cannot be read, or a setting is missing, unknown, or of the wrong type.
-        """
-        return runs.read_run(path, cls)

@@ -95,7 +95,7 @@ def train(
     features = ParakeetFeatureExtractor() if begun is None else begun.features
     speech = Transcribed(settings.data, settings.batch_seconds)
     valid = None if settings.valid is None else scorable(settings.valid, settings.valid_limit)
-    plain = runs.plain(settings)
+    plain = settings.plain()
     with Workspace(None) if out is None else _workspace(Path(out), plain) as workspace:
         if workspace.resumes:
             tell(f"going on with the run in {workspace.folder}")
@@ -157,7 +157,7 @@ def train(
             with clock.time("evaluate"):
                 progress.begin("evaluating")
                 report["valid"] = evaluate(recognizer, valid, progress=progress, tell=tell).to_json()
-        environment = runs.environment() | {"device": str(recognizer.model.device)}
+        environment = runs.environment(recognizer.model)
         report |= {
             "history": {PHASE: made["history"]},
             "wall_seconds": clock.seconds,
@@ -168,7 +168,7 @@ def train(
             progress.begin("writing")
             with new_folder(out) as folder:
                 recognizer.save_pretrained(folder)
-                runs.write_run(folder / "run.yaml", settings, environment)
+                settings.to_yaml(folder / "run.yaml", environment)
                 (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return Trained(recognizer, report)
 

@@ -68,7 +68,7 @@ def compare(
     out = Path(out)
     progress = progress or ProgressBar("comparing", quiet=True)
     recognizer = recognizer or load(settings.model)
-    machine = environment() | _place(recognizer)
+    machine = environment(recognizer.model)
     known = Known.read(out / RECORD, settings, machine)
     asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
     runs = _runs(asked, known, out)
@@ -242,12 +242,6 @@ def _row(
         steps={phase: int(rows[-1]["step"]) for phase, rows in report["history"].items() if rows},
         seconds=report["wall_seconds"] | report["phase_seconds"],
     )
-
-
-def _place(recognizer: Recognizer) -> dict[str, str]:
-    """Where a recogniser computes, and in what."""
-    model = recognizer.model
-    return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def _time(dense: Recognizer, pruned: Recognizer, settings: CompareSettings) -> dict[str, float]:

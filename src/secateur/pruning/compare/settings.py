@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from secateur.errors import SecateurError
 from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
@@ -15,7 +14,7 @@ from secateur.pruning.planning.budget import Budget
 from secateur.pruning.planning.scope import Scope
 from secateur.pruning.scoring.scores import SCORES
 from secateur.pruning.settings import PruneSettings
-from secateur.runs import plain
+from secateur.runs import Settings
 
 SEARCH, SCRATCH = "search", "scratch"
 
@@ -28,7 +27,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class CompareSettings:
+class CompareSettings(Settings):
     """Everything that decides a comparison.
 
     Attributes:
@@ -88,10 +87,6 @@ class CompareSettings:
             audio_seconds=self.audio_seconds,
             scope=self.scope,
         )
-
-    def plain(self) -> dict[str, Any]:
-        """The settings as JSON has them."""
-        return plain(self)
 
 
 def read_budgets(texts: Iterable[str]) -> tuple[str, ...]:
