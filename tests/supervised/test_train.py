@@ -396,7 +396,7 @@ def test_a_folder_that_holds_something_is_not_replaced(speech: Path, tmp_path: P
         ({"minutes": float("nan")}, "minutes is nan; give a finite number above 0"),
         ({"dropout": 1.0}, "dropout is 1.0; give 0 or more, and less than 1"),
         ({"precision": "int8"}, "there is no precision 'int8'"),
-        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"seed": -1}, "the seed is -1; give one of 0 to"),
         ({"augment": "echo"}, "there is no augmentation 'echo'; give speeds, masks, all, none"),
         ({"optimizer": "sgd"}, "there is no optimizer 'sgd'; give muon or adamw"),
     ],

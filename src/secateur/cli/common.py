@@ -156,12 +156,12 @@ structure_options = _together(
         type=click.IntRange(0),
         default=0,
         show_default=True,
-        help="Heads that every layer keeps.",
+        help="Heads that every attention keeps; from 1 on no attention and no layer goes.",
     ),
     click.option(
         "--width",
         is_flag=True,
-        help="Prune the residual width too; with a score that judges it, as fisher does and obs does not.",
+        help="Prune the residual width too; needs a score that judges it, such as fisher: obs does not.",
     ),
     click.option(
         "--whole",
@@ -176,21 +176,39 @@ structure_options = _together(
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."
 )
-augment_option = click.option(
-    "--augment",
-    type=click.Choice(["speeds", "masks", "all", "none"]),
-    default="speeds",
-    show_default=True,
-    help="How speech is varied in training. speeds: faster or slower each time; masks: also hides frequency bands and stretches of time; "
-    "all: also rooms, noise and splices.",
-)
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What training computes in; auto: bfloat16 where the processor has it.",
-)
+
+
+def loop_options(batch_seconds: float = 30.0, prefix: str = "") -> Callable[[_Command], _Command]:
+    """How a command trains.
+
+    Args:
+        batch_seconds: the default.
+        prefix: of what help says, for a command that may not train.
+    """
+
+    def told(text: str) -> str:
+        return prefix + text[0].lower() + text[1:] if prefix else text
+
+    return _together(
+        _batch_seconds(batch_seconds, told("Seconds of audio in a batch of training, padding included.")),
+        click.option(
+            "--augment",
+            type=click.Choice(["speeds", "masks", "all", "none"]),
+            default="speeds",
+            show_default=True,
+            help=told(
+                "How speech is varied in training. speeds: faster or slower each time; masks: also hides frequency bands and "
+                "stretches of time; all: also rooms, noise and splices."
+            ),
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help=told("What training computes in; auto: bfloat16 where the processor has it."),
+        ),
+    )
 
 
 def _batch_seconds(default: float, text: str) -> Callable[[_Command], _Command]:
@@ -206,11 +224,6 @@ def _batch_seconds(default: float, text: str) -> Callable[[_Command], _Command]:
 batch_seconds_option = _batch_seconds(
     30.0, "Seconds of audio, padding included, that the model is given at once."
 )
-
-
-def training_batch_option(default: float = 30.0) -> Callable[[_Command], _Command]:
-    """The same for a command that trains."""
-    return _batch_seconds(default, "Seconds of audio in a batch of training, padding included.")
 
 
 def given(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:

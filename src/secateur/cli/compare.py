@@ -7,19 +7,17 @@ from pathlib import Path
 import click
 
 from secateur.cli.common import (
-    augment_option,
     drawn_at,
     finish,
     load_recognizer,
+    loop_options,
     model_options,
     names,
-    precision_option,
     say,
     seed_option,
     speech_options,
     structure_options,
     tell_skips,
-    training_batch_option,
 )
 from secateur.errors import SecateurError
 
@@ -73,9 +71,7 @@ PAGE = "compare.html"
     type=click.IntRange(1),
     help="Gradient steps of every run, in whatever time, instead of --minutes.",
 )
-@training_batch_option()
-@augment_option
-@precision_option
+@loop_options()
 @speech_options
 @structure_options
 @seed_option

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--data",
     required=True,
     metavar="DATA",
-    help="Transcribed speech, see above.",
+    help="Transcribed speech.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Measure on the first N utterances only.")
 @click.option(
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     type=click.Choice(["none", "basic", "english"]),
     default="basic",
     show_default=True,
-    help="What is not counted as an error. none: nothing; basic: case and punctuation; english: also the spelling of numbers, "
+    help="What is not counted as an error. none: nothing; basic: case and punctuation, and spaces where a script has none; english: also the spelling of numbers, "
     "contractions and titles.",
 )
 @click.option(
@@ -69,11 +69,7 @@ def evaluate(
     json_file: str | None,
     quiet: bool,
 ) -> None:
-    """Measure how well and how fast MODEL hears DATA.
-
-    DATA is transcribed speech: a LibriSpeech folder, a NeMo manifest, a Lhotse cut set, a folder of audio with
-    .txt files beside it, or synthetic:test, sentences that espeak-ng speaks (synthetic:test:200 has 200 of them).
-    """
+    """Measure how well and how fast MODEL hears DATA, which is transcribed; `secateur --help` says what both may be."""
     from secateur.evaluation.comparison import compare
     from secateur.evaluation.evaluate import evaluate
     from secateur.progress import ProgressBar

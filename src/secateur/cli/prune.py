@@ -10,22 +10,20 @@ import click
 from click.core import ParameterSource
 
 from secateur.cli.common import (
-    augment_option,
     check_beside,
     drawn,
     finish,
     given,
     load_recognizer,
+    loop_options,
     model_options,
     names,
-    precision_option,
     resumable,
     say,
     seed_option,
     speech_options,
     structure_options,
     tell_skips,
-    training_batch_option,
 )
 from secateur.errors import SecateurError
 
@@ -134,9 +132,7 @@ SCORES = (
     callback=names,
     help="Learned: the phases to run, out of start (scores), reconstruct (refits), search and recover.",
 )
-@training_batch_option()
-@augment_option
-@precision_option
+@loop_options(prefix="Learned: ")
 @click.option(
     "--score",
     type=click.Choice(SCORES),
@@ -178,12 +174,13 @@ def prune(
 ) -> None:
     """Make MODEL smaller and faster, and write the result to a folder.
 
-    MODEL, --data and --keep are needed unless --config has them. For example:
+    MODEL, --data and --keep are needed unless --config has them; `secateur --help` says what MODEL and DATA may be. For example:
 
+    \b
     secateur prune model.nemo --data speech/ --keep params=70% --method oneshot --out smaller
 
     A run of the learned method that was stopped goes on when the same command is given again.
-    """
+    """  # noqa: D301 - the character by which click knows a paragraph that is not to be wrapped
     from secateur.progress import ProgressBar
     from secateur.pruning.planning.budget import Budget
     from secateur.pruning.prune import prune

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secateur.cli.common import (
-    augment_option,
     check_beside,
     drawn,
     finish,
     given,
-    precision_option,
+    loop_options,
     prepare,
     resumable,
     say,
     seed_option,
     tell_skips,
-    training_batch_option,
     training_options,
 )
 from secateur.errors import SecateurError
@@ -79,14 +77,12 @@ RENAMED = {"limit": "valid_limit"}
     type=click.Choice(["muon", "adamw"]),
     help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",
 )
-@training_batch_option(60.0)
+@loop_options(60.0)
 @click.option(
     "--dropout",
     type=click.FloatRange(0, 1, max_open=True),
     help="Rate after every module and on attention weights.  [default: 0, or that of --init]",
 )
-@augment_option
-@precision_option
 @seed_option
 @click.option(
     "--tensorboard",
