@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -162,7 +164,7 @@ def test_ctrl_c_while_the_result_is_written_leaves_nothing(
     monkeypatch.setattr(secateur.pruning.prune, "_write_beside", press_ctrl_c)
     result = run(*prune_arguments(model, speech, tmp_path / "out"))
     assert result.exit_code == 130
-    assert "stopped while its page was drawn" in result.stderr
+    assert "stopped before the end" in result.stderr
     assert listing(tmp_path) == []
 
 
@@ -240,6 +242,29 @@ def test_a_learned_run_that_was_stopped_goes_on_when_the_command_is_given_again(
     run(*learned_arguments(model, speech, tmp_path / "in one go"))
     one, other = ((tmp_path / name / "plan.json").read_bytes() for name in ("out", "in one go"))
     assert one == other
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_process_that_is_told_to_stop_in_the_midst_of_training_keeps_what_it_has_done(
+    model: Path, speech: Path, tmp_path: Path, name: str
+) -> None:
+    command = [*learned_arguments(model, speech, tmp_path / "out"), "--steps", 100_000, "--quiet"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "secateur", *map(str, command)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        searched = tmp_path / "out.unfinished" / "reconstruct.pt"
+        while not searched.exists() and process.poll() is None:
+            time.sleep(0.05)
+        # Into the search.
+        time.sleep(1.0)
+        process.send_signal(getattr(signal, name))
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said == (
+        f"secateur: stopped; what was done is kept in {searched.parent}, and the same command goes on from there\n"
+    )
+    assert {path.name for path in searched.parent.glob("*.pt")} >= {"start.pt", "reconstruct.pt"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
