@@ -8,18 +8,14 @@ import torch
 from transformers import (
     ParakeetCTCConfig,
     ParakeetEncoderConfig,
-    ParakeetFeatureExtractor,
     ParakeetForCTC,
-    PreTrainedModel,
     Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
 )
 
 from secateur.errors import SecateurError
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
-from secateur.models.vocabulary import tokenizer_from_pieces
-from secateur.recognizer import Recognizer, load
+from secateur.recognizer import load
 from secateur.structure import counting
 from secateur.structure.inspect import inspect
 
@@ -52,17 +48,12 @@ def wav2vec2() -> Wav2Vec2ForCTC:
     )
 
 
-def recognizer_of(model: PreTrainedModel) -> Recognizer:
-    features = ParakeetFeatureExtractor() if hasattr(model, "encoder") else Wav2Vec2FeatureExtractor()
-    return Recognizer(model, features, tokenizer_from_pieces(["▁a", "b", "c", "d"]))
-
-
 FAMILIES = pytest.mark.parametrize("build", [conformer, parakeet, wav2vec2])
 
 
 @FAMILIES
 def test_the_kinds_share_out_the_whole_model(build) -> None:
-    inspection = inspect(recognizer_of(build()), seconds=1.0, runs=1)
+    inspection = inspect(build(), seconds=1.0, runs=1)
     kinds = inspection.kinds.values()
     assert sum(kind.params for kind in kinds) == inspection.params == counting.parameters(build())
     assert sum(kind.macs for kind in kinds) == inspection.root.macs
@@ -71,7 +62,7 @@ def test_the_kinds_share_out_the_whole_model(build) -> None:
 
 @FAMILIES
 def test_everything_that_multiplies_has_a_kind(build) -> None:
-    inspection = inspect(recognizer_of(build()), seconds=1.0, measure=False)
+    inspection = inspect(build(), seconds=1.0, measure=False)
     assert {"front-end", "feed-forward", "attention", "norms", "head"} <= set(inspection.kinds)
     assert "other" not in inspection.kinds or inspection.kinds["other"].macs == 0
     assert ("convolution" in inspection.kinds) == (build is not wav2vec2)
@@ -79,7 +70,7 @@ def test_everything_that_multiplies_has_a_kind(build) -> None:
 
 @FAMILIES
 def test_a_part_takes_no_longer_than_what_holds_it(build) -> None:
-    root = inspect(recognizer_of(build()), seconds=1.0, runs=3).root
+    root = inspect(build(), seconds=1.0, runs=3).root
     assert root.ms > 0
     for part in root.walk():
         assert sum(child.params for child in part.children) <= part.params
@@ -88,7 +79,7 @@ def test_a_part_takes_no_longer_than_what_holds_it(build) -> None:
 
 
 def test_json_has_every_part_with_its_figures() -> None:
-    figures = json.loads(json.dumps(inspect(recognizer_of(conformer()), seconds=2.0, runs=1).to_json()))
+    figures = json.loads(json.dumps(inspect(conformer(), seconds=2.0, runs=1).to_json()))
     assert figures["params"] == counting.parameters(conformer())
     assert figures["macs_per_second"] == counting.macs(conformer(), 2.0) / 2.0
     parts = {part["name"]: part for part in figures["parts"]}
@@ -100,27 +91,25 @@ def test_json_has_every_part_with_its_figures() -> None:
 
 
 def test_without_measuring_there_are_no_milliseconds() -> None:
-    figures = inspect(recognizer_of(conformer()), seconds=1.0, measure=False).to_json()
+    figures = inspect(conformer(), seconds=1.0, measure=False).to_json()
     assert figures["ms"] is None
     assert all(part["ms"] is None for part in figures["parts"])
 
 
 def test_inspecting_leaves_the_model_and_the_threads_as_they_were() -> None:
-    recognizer, before = recognizer_of(conformer()), torch.get_num_threads()
-    assert inspect(recognizer, seconds=1.0, threads=before + 1, runs=1).threads == before + 1
+    model, before = conformer(), torch.get_num_threads()
+    assert inspect(model, seconds=1.0, threads=before + 1, runs=1).threads == before + 1
     assert torch.get_num_threads() == before
-    assert not any(
-        module._forward_hooks or module._forward_pre_hooks for module in recognizer.model.modules()
-    )
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 @FAMILIES
 def test_audio_too_short_for_a_frame_is_refused(build) -> None:
     with pytest.raises(SecateurError, match=r"0\.001 s of audio are too short"):
-        inspect(recognizer_of(build()), seconds=0.001)
+        inspect(build(), seconds=0.001)
 
 
 def test_the_front_end_of_the_real_conformer_has_close_to_30_percent_of_the_macs(shared: Path) -> None:
-    inspection = inspect(load(shared / "models" / "conformer-ctc-small.nemo"), measure=False)
+    inspection = inspect(load(shared / "models" / "conformer-ctc-small.nemo").model, measure=False)
     assert inspection.params == 13_154_033
     assert inspection.kinds["front-end"].macs / inspection.root.macs == pytest.approx(0.30, abs=0.02)

@@ -51,10 +51,10 @@ def inspect(
 
     if batch > 1 and not measure:
         raise SecateurError("--batch is for measured time: leave it out, or --no-measure")
-    recognizer = load_recognizer(model, device, dtype, threads)
+    network = load_recognizer(model, device, dtype, threads).model
     with ProgressBar("inspecting", quiet=quiet) as progress:
         inspection = inspect(
-            recognizer,
+            network,
             seconds=seconds,
             batch=batch,
             measure=measure,
@@ -62,7 +62,7 @@ def inspect(
         )
     refused = None
     try:
-        find_groups(recognizer.model)
+        find_groups(network)
     except SecateurError as error:
         refused = str(error)
     finish(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +17,7 @@ from secateur.timing import clocked
 from secateur.timing import threads as torch_threads
 
 if TYPE_CHECKING:
-    from secateur.recognizer import Recognizer
+    from transformers import PreTrainedModel
 
 KINDS = ("front-end", "feed-forward", "attention", "convolution", "norms", "head", "other")
 """What the parts of a speech encoder are for."""
@@ -150,7 +149,7 @@ def share(part: float | None, whole: float | None) -> float | None:
 
 
 def inspect(
-    recognizer: Recognizer,
+    model: PreTrainedModel,
     *,
     seconds: float = 10.0,
     threads: int | None = None,
@@ -164,7 +163,7 @@ def inspect(
     Time is that of the model's forward pass on noise, features not included; each part's is the median over runs.
 
     Args:
-        recognizer: whose model to look into, on the device where it is.
+        model: what to look into, on the device where it is.
         seconds: length of the utterance.
         threads: for PyTorch while time is measured; None leaves what is set.
         batch: utterances at once while time is measured.
@@ -180,7 +179,6 @@ def inspect(
         raise ValueError(f"{runs} runs of {batch} utterances leave nothing to measure")
     if not 0 < seconds < math.inf:
         raise SecateurError(f"{seconds:g} s of audio cannot be heard: give a finite length above 0")
-    model = recognizer.model
     try:
         macs = counting.macs_by_module(model, seconds)
     except RuntimeError as error:
@@ -189,7 +187,7 @@ def inspect(
         ) from error
     with torch_threads(threads):
         used = torch.get_num_threads()
-        milliseconds = _milliseconds(recognizer, seconds, batch, runs, progress or float) if measure else {}
+        milliseconds = _milliseconds(model, seconds, batch, runs, progress or float) if measure else {}
     root = _part(model, "", "other", macs, milliseconds)
     return Inspection(type(model).__name__, seconds, batch, used, root)
 
@@ -225,17 +223,15 @@ def _kind(key: str, module: nn.Module, inherited: str) -> str:
 
 
 def _milliseconds(
-    recognizer: Recognizer, seconds: float, batch: int, runs: int, progress: Callable[[float], object]
+    model: PreTrainedModel, seconds: float, batch: int, runs: int, progress: Callable[[float], object]
 ) -> dict[str, float]:
     """Median milliseconds of every module's forward pass, on noise."""
-    samples = round(seconds * recognizer.sample_rate)
-    noise = np.random.default_rng(0).normal(scale=0.1, size=(batch, samples)).astype(np.float32)
-    inputs = recognizer.prepare(list(noise))
+    inputs = counting.noise_input(model, seconds, batch)
     rounds: list[dict[str, float]] = []
     with torch.inference_mode():
         for done in range(1, 1 + _WARM_UP_RUNS + runs):
-            with clocked(dict(recognizer.model.named_modules()), recognizer.model.device) as spent:
-                recognizer.model(**inputs)
+            with clocked(dict(model.named_modules()), model.device) as spent:
+                model(**inputs)
             rounds.append(spent)
             progress(done / (_WARM_UP_RUNS + runs))
     return {name: 1e3 * median(spent[name] for spent in rounds[_WARM_UP_RUNS:]) for name in rounds[-1]}

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -34,7 +33,7 @@ from secateur.structure.cost import (
     mac_terms,
     parameter_terms,
 )
-from secateur.structure.counting import example_input, macs_by_module
+from secateur.structure.counting import macs_by_module, noise_input
 from secateur.structure.groups import Group, Groups
 from secateur.structure.part_times import (
     KeptTimes,
@@ -46,7 +45,7 @@ from secateur.structure.part_times import (
 )
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
-from secateur.timing import Spread, interleave, threads
+from secateur.timing import threads
 
 WIDTHS = (1, 0.74, 0.49, 0.37, 0.24, 0.12, 0)
 """Fractions of the units of every group that the parts are measured at; 0 stands for one unit of each.
@@ -76,34 +75,6 @@ class Conditions:
     dtype: str
     torch: str
     attention: str
-
-
-@dataclass(frozen=True)
-class LatencyCheck:
-    """How long a sliced model takes for each second of the dense one: predicted, and measured in one run.
-
-    Attributes:
-        predicted: the ratio that the table leads to.
-        measured: the ratio measured, dense and sliced in turns.
-        dense: seconds of a forward pass of the dense model.
-        sliced: the same of the sliced one.
-        parts: where the time goes: seconds of each kind of part, dense and sliced.
-    """
-
-    predicted: float
-    measured: Spread
-    dense: Spread
-    sliced: Spread
-    parts: Mapping[str, tuple[float, float]]
-
-    @property
-    def error(self) -> float:
-        """How far the prediction is off, as a fraction of what was measured: 0.1 if it is a tenth too slow."""
-        return self.predicted / self.measured.median - 1
-
-    def to_json(self) -> dict[str, object]:
-        """All figures, ready for `json.dumps`."""
-        return asdict(self) | {"error": self.error}
 
 
 @dataclass(frozen=True)
@@ -203,34 +174,6 @@ class Latency:
         more = time - least + slope * (work - start).clamp(min=0)
         return (held * gone + present * (least - gone) + more).sum()
 
-    def check(
-        self, model: PreTrainedModel, sliced: PreTrainedModel, plan: PruningPlan, *, rounds: int = 12
-    ) -> LatencyCheck:
-        """Measure what was predicted: the dense and the sliced model in turns.
-
-        Args:
-            model: the dense model, in evaluation mode.
-            sliced: what `slice_model` made of it.
-            plan: the plan it was made by.
-            rounds: runs of each that are timed.
-        """
-        inputs = _inputs(model, self.conditions.seconds, self.conditions.batch)
-        kinds = {path: _kind(part) for path, part in parts_by_module(self.groups, model).items()}
-        with threads(self.conditions.threads), torch.inference_mode():
-            whole = interleave(
-                {"dense": partial(model, **inputs), "sliced": partial(sliced, **inputs)},
-                rounds=rounds,
-                device=model.device,
-            )
-            dense, less = measure_parts([model, sliced], kinds, inputs, rounds)
-        return LatencyCheck(
-            predicted=self(plan.counts()) / self.dense,
-            measured=whole.ratio("sliced", "dense"),
-            dense=whole.of("dense"),
-            sliced=whole.of("sliced"),
-            parts={kind: (seconds, less[kind]) for kind, seconds in dense.items()},
-        )
-
 
 def latency_cost(
     groups: Groups,
@@ -289,7 +232,7 @@ def latency_cost(
         times: Sequence[PartTimes] | None = kept.read([part.name for part in parts], len(plans))
         if times is None:
             models = [slice_model(model, plan) if plan.kept else model for plan in plans]
-            times = measure(models, modules, _inputs(model, seconds, batch), rounds)
+            times = measure(models, modules, noise_input(model, seconds, batch), rounds)
             kept.write(times)
     return Latency(groups, parts, plans, times, conditions)
 
@@ -348,20 +291,6 @@ def _parts(
         Part(name, tuple(macs.get(name, parameters.get(name, []))), needs(name), tuple(make[name]))
         for name in dict.fromkeys(modules.values())
     ]
-
-
-def _inputs(model: PreTrainedModel, seconds: float, batch: int) -> dict[str, Tensor]:
-    """Noise, all of it to be heard."""
-    zeros = example_input(model, seconds, batch)[model.main_input_name]
-    noise = torch.randn(zeros.shape, generator=torch.Generator().manual_seed(0)).to(zeros)
-    mask = torch.ones(zeros.shape[:2], dtype=torch.bool, device=zeros.device)
-    return {model.main_input_name: noise, "attention_mask": mask}
-
-
-def _kind(part: str) -> str:
-    """What a part is, wherever it is: ``layers.3.feed_forward1`` is a ``feed_forward1``, ``layers.3`` one of ``layers``."""
-    names = [name for name in part.split(".") if not name.isdigit()]
-    return names[-1] or "rest"
 
 
 def _curve(

@@ -135,7 +135,7 @@ def train(
             )
             recognizer.model.load_state_dict(made["model"])
             recognizer.model.eval()
-        inside = inspect(recognizer, measure=False)
+        inside = inspect(recognizer.model, measure=False)
         report = {
             "params": inside.params,
             "macs_per_second": inside.macs_per_second,

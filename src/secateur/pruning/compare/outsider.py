@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -17,8 +16,8 @@ from secateur.errors import NoResultError, installed_by
 from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.oneshot import Decision, Judgement
 from secateur.pruning.planning.budget import Budget
-from secateur.recognizer import Recognizer
 from secateur.structure.cost import CostModel
+from secateur.structure.counting import noise_input
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 
@@ -37,7 +36,8 @@ def decide(run: LearnedMethod) -> Decision:
         NoResultError: it is not installed, or the budget cannot be met by feed-forward units alone.
     """
     fraction = _fraction(run.groups, run.costs, run.budget)
-    kept = keep_fraction(run.recognizer.copy().model, run.groups, _noise(run.recognizer), fraction)
+    inputs = noise_input(run.recognizer.model, 1.0)
+    kept = keep_fraction(run.recognizer.copy().model, run.groups, inputs, fraction)
     return Decision(Judgement(run.recognizer, {}), PruningPlan.keep(run.groups, kept))
 
 
@@ -120,9 +120,3 @@ def _makers(groups: Groups) -> dict[str, str]:
 
 def _has_weight(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), nn.Parameter)
-
-
-def _noise(recognizer: Recognizer) -> dict[str, torch.Tensor]:
-    """Inputs for a forward pass: a second of noise."""
-    noise = np.random.default_rng(0).normal(scale=0.1, size=recognizer.sample_rate).astype(np.float32)
-    return recognizer.prepare([noise])
