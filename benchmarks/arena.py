@@ -91,20 +91,23 @@ def is_done(file: Path, made: Figures) -> bool:
     )
 
 
-def comparable(results: Sequence[Figures]) -> list[Figures]:
-    """Of rows' results, as they lie in their files, those of the first seed that were made as the newest of them was."""
+def comparable(results: Sequence[Figures], seed: int = 0) -> list[Figures]:
+    """Of rows' results, as they lie in their files, those of a seed that were made as the newest of the first seed was."""
 
     def work(result: Figures) -> Figures:
         """What was the same for all methods."""
         settings = result["figures"]["settings"]
         same = {
-            name: value for name, value in settings["oneshot"].items() if name not in ("score", "uniform")
+            name: value
+            for name, value in settings["oneshot"].items()
+            if name not in ("score", "uniform", "seed")
         }
         return same | {name: value for name, value in settings["learned"].items() if name != "phases"}
 
     first = [result for result in results if not result["seed"]]
     newest = max(first, key=lambda result: str(result["date"]), default=None)
-    return [result for result in first if newest is not None and work(result) == work(newest)]
+    made = [result for result in results if result["seed"] == seed]
+    return [result for result in made if newest is not None and work(result) == work(newest)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

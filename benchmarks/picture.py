@@ -28,6 +28,7 @@ OUT = ROOT / "docs" / "pictures" / "compare.png"
 INK, QUIET, LINE = "#1b1f1d", "#6b756f", "#d9ddd8"
 OURS, OUTSIDE, OTHERS = "#1d7a52", "#a8421d", "#7c8a99"
 WHISPER = "Whisper tiny.en"
+UNPRUNED = "unpruned"
 DEFAULT = "obs"
 """What `secateur prune` does when nobody says."""
 OUTSIDE_NAMES = ("torch-pruning", WHISPER)
@@ -139,7 +140,7 @@ def _axes(panel: Axes, points: Sequence[Point], cost: str) -> None:
     panel.set(xscale="log", yscale="log", xlim=across, ylim=up)
     scale = 1e6 if cost == "params" else 0.01
     # Across there is no room for as many as there is upwards.
-    marks = [mark for mark in MARKS if not str(mark).startswith("7")]
+    marks = [mark for mark in MARKS if str(mark)[0] in "125"]
     xs = [mark * scale for mark in marks if across[0] <= mark * scale <= across[1]]
     ys = [mark / 100 for mark in MARKS if up[0] <= mark / 100 <= up[1]]
     panel.set_xticks(xs, [form.format(x / scale) for x in xs])
@@ -166,7 +167,7 @@ def _points(panel: Axes, points: Sequence[Point], cost: str) -> None:
             fmt="D" if name in OUTSIDE_NAMES else "o",
             color=colour,
             markersize=6 if ours else 4.5,
-            markerfacecolor="white" if name == "unpruned" else colour,
+            markerfacecolor="white" if name == UNPRUNED else colour,
             elinewidth=1.0,
             zorder=5 if ours else 4,
         )
@@ -189,7 +190,10 @@ def _names(panel: Axes, points: Sequence[Point], cost: str) -> None:
     for point in smallest.values():
         if not point.budget:
             x, y = _place(panel, point, cost)
-            _name(panel, point, (x, y), (x, y + 16), "center", tied=False)
+            # Lines lead to the unpruned model from above.
+            beside = point.name == UNPRUNED
+            at, side = ((x + 8, y), "left") if beside else ((x, y + 16), "center")
+            _name(panel, point, (x, y), at, side, tied=False)
 
 
 def _place(panel: Axes, point: Point, cost: str) -> tuple[float, float]:
@@ -240,7 +244,7 @@ def _bottom(group: Sequence[float]) -> float:
 def _colour(name: str) -> str:
     if name == DEFAULT:
         return OURS
-    return OUTSIDE if name in OUTSIDE_NAMES else INK if name == "unpruned" else OTHERS
+    return OUTSIDE if name in OUTSIDE_NAMES else INK if name == UNPRUNED else OTHERS
 
 
 def _point(name: str, budget: str, params: float, time: float, heard: Figures) -> Point:

@@ -61,9 +61,10 @@ class Results:
         earlier = is_earlier(self._results[name]["figures"])
         return METHOD_NAMES[method] + (", earlier version" if earlier else "")
 
-    def arena(self) -> list[Figures]:
+    def arena(self, seed: int = 0) -> list[Figures]:
         """The rows of the arena that can be compared."""
-        rows = comparable([self._results[name] for name in self._results if name.startswith(PREFIX)])
+        everything = [self._results[name] for name in self._results if name.startswith(PREFIX)]
+        rows = comparable(everything, seed)
         self.used |= {row["name"]: row for row in rows}
         return rows
 
@@ -161,6 +162,11 @@ def arena(results: Results) -> str:
     threads = "/".join(sorted({str(each["machine"]["threads"]) for each in found}))
     rows = [each["figures"]["row"] for each in found]
     done = [row for row in rows if row["error"] is None]
+    again = {
+        (row["budget"], row["method"]): percent(row["test"]["wer"])
+        for row in (each["figures"]["row"] for each in results.arena(seed=1))
+        if row["error"] is None
+    }
     lines = [
         [
             f"`{row['budget']}`",
@@ -170,6 +176,7 @@ def arena(results: Results) -> str:
             f"{row['time']['median']:.0%}",
             percent(row["valid"]["wer"]),
             f"{percent(row['test']['wer'])} ({interval(row['test'])})",
+            again.get((row["budget"], row["method"]), ""),
             str(sum(row["steps"].values())),
         ]
         for row in sorted(done, key=lambda row: (row["budget"], row["test"]["wer"]))
@@ -187,6 +194,7 @@ def arena(results: Results) -> str:
         "time left",
         "WER dev-clean",
         "WER test-clean, 95 % interval",
+        "with another seed",
         "steps",
     ]
     text += table(head, lines)

@@ -261,9 +261,10 @@ class ConvolutionModule(nn.Module):
         x_BTC = F.pad(x_BTC, (0, 0, *self.padding))
         x_BTC = self.depthwise_conv(x_BTC.transpose(1, 2)).transpose(1, 2)
         # Either norm is over the last dimension of rows; that over batches takes no more than two.
-        if self.training and mask_BT is not None:
+        if self.training and mask_BT is not None and isinstance(self.norm, nn.BatchNorm1d):
             # Padding is all alike, and none of what statistics are of.
-            x_BTC = x_BTC.masked_scatter(mask_BT[..., None], self.norm(x_BTC[mask_BT]))
+            normed = self.norm(x_BTC[mask_BT]).to(x_BTC.dtype)
+            x_BTC = x_BTC.masked_scatter(mask_BT[..., None], normed)
         else:
             x_BTC = self.norm(x_BTC.flatten(0, 1)).view_as(x_BTC)
         out_BTD: Tensor = self.pointwise_conv2(F.silu(x_BTC).transpose(1, 2)).transpose(1, 2)
