@@ -35,9 +35,9 @@ from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
-FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 ALL = Distillation(output=1.0, hidden=0.5, task=0.1)
 
 

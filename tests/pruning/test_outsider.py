@@ -22,8 +22,8 @@ from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.training.workspace import Workspace
+from tiny_models import FAMILIES
 
-FAMILIES = ("conformer", "parakeet", "wav2vec2")
 MakeRecognizer = Callable[..., Recognizer]
 
 

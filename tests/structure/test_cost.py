@@ -9,12 +9,13 @@ from transformers import PreTrainedModel
 from secateur.structure import counting
 from secateur.structure.cost import Cost, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
+from tiny_models import FAMILIES
 
 MakeModel = Callable[..., PreTrainedModel]
 SECONDS = 0.4
 
 
-@pytest.fixture(scope="module", params=["conformer", "parakeet", "wav2vec2"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest, make_model: MakeModel) -> PreTrainedModel:
     return make_model(request.param)
 

@@ -7,12 +7,18 @@ from torch import nn
 from transformers import PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForSequenceClassification
 
 from secateur.errors import SecateurError
+from secateur.structure import families
 from secateur.structure.axes import Axis
 from secateur.structure.groups import find_groups, fingerprint
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from tiny_models import FAMILIES
 
 MakeModel = Callable[..., PreTrainedModel]
+
+
+def test_every_table_has_a_tiny_model_that_all_else_is_tried_on() -> None:
+    assert {table.name for table in families.FAMILIES} == set(FAMILIES)
 
 
 def test_a_conformer_has_the_groups_of_its_layers_and_of_its_front_end(make_model: MakeModel) -> None:
@@ -109,7 +115,7 @@ def test_counts_can_be_held_to_multiples_and_heads_and_layers_to_a_minimum(make_
         PruningPlan.keep(groups, {"layers.0": []})
 
 
-@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_groups_that_stay_whole_are_by_name_or_pattern(make_model: MakeModel, family: str) -> None:
     model = make_model(family, layers=3)
     everything = find_groups(model)

@@ -23,6 +23,7 @@ from secateur.structure.groups import Groups, find_groups
 from secateur.structure.masking import masked
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from tiny_models import FAMILIES
 
 MakeModel = Callable[..., PreTrainedModel]
 Inputs = Callable[[PreTrainedModel], dict[str, Tensor]]
@@ -193,7 +194,7 @@ def test_a_fresh_process_loads_it_with_secateur_and_without(
     folders = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for family in ("conformer", "parakeet", "wav2vec2"):
+    for family in FAMILIES:
         model, _, plan = take_apart(make_model, {"family": family, "layers": 3}, seed=4)
         sliced = slice_model(model.float(), plan)
         folder, data = str(tmp_path / family), str(tmp_path / f"{family}.pt")

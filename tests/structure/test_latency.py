@@ -23,6 +23,7 @@ from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.structure.surgery import Constant
 from secateur.timing import threads
+from tiny_models import FAMILIES
 
 MakeModel = Callable[..., PreTrainedModel]
 SECONDS = 0.4
@@ -83,7 +84,7 @@ LINEAR = Clock()
 CURVED = Clock(lambda macs: 1e-3 * math.sqrt(macs))
 
 
-@pytest.fixture(scope="module", params=["conformer", "parakeet", "wav2vec2"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest, make_model: MakeModel) -> PreTrainedModel:
     return make_model(request.param, layers=2, units=24, channels=8)
 

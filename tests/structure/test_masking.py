@@ -11,10 +11,10 @@ from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked, masked_layer_norm
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from tiny_models import FAMILIES
 
 MakeModel = Callable[..., PreTrainedModel]
 Inputs = Callable[[PreTrainedModel], dict[str, Tensor]]
-FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 
 
 def ones(groups: object, **settings: object) -> dict[str, Tensor]:

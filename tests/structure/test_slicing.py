@@ -13,6 +13,7 @@ from secateur.structure.groups import find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
 from secateur.structure.surgery import Constant
+from tiny_models import FAMILIES
 
 MakeModel = Callable[..., PreTrainedModel]
 Inputs = Callable[[PreTrainedModel], dict[str, Tensor]]
@@ -136,7 +137,7 @@ def test_each_layer_reads_columns_of_its_own_of_the_table_of_positions(make_mode
     assert narrower.encoder.layers[0].self_attn.relative_k_proj.in_features == 16
 
 
-@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_stays_as_it_was(make_model: MakeModel, family: str) -> None:
     model = make_model(family, layers=3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

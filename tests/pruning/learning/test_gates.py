@@ -14,10 +14,10 @@ from secateur.recognizer import Recognizer
 from secateur.structure.cost import expected_counts, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
 UNITS = "layers.0.feed_forward1.units"
-FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -20,9 +20,9 @@ from secateur.recognizer import Recognizer
 from secateur.structure.cost import CostModel, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
-FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 SECONDS = 0.3
 FRACTIONS = st.fixed_dictionaries({"params": st.floats(0.3, 1.0)}, optional={"macs": st.floats(0.3, 1.0)})
 

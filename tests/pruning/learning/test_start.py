@@ -22,9 +22,9 @@ from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
-FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:

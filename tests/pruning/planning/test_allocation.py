@@ -20,6 +20,7 @@ from secateur.recognizer import Recognizer
 from secateur.structure.cost import CostModel, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
 Costs = dict[str, CostModel]
@@ -27,7 +28,7 @@ SECONDS = 0.3
 
 MODELS = st.fixed_dictionaries(
     {
-        "family": st.sampled_from(["conformer", "parakeet", "wav2vec2"]),
+        "family": st.sampled_from(FAMILIES),
         "layers": st.integers(1, 4),
         "heads": st.sampled_from([1, 2, 4]),
         "width": st.sampled_from([8, 16]),
@@ -158,7 +159,7 @@ def test_a_plan_meets_every_limit_and_nothing_more_would_fit(
 @given(
     fractions=FRACTIONS,
     seed=st.integers(0, 10**6),
-    family=st.sampled_from(["conformer", "parakeet", "wav2vec2"]),
+    family=st.sampled_from(FAMILIES),
 )
 @settings(max_examples=8)
 def test_a_model_of_many_units_ends_within_half_a_percent_of_the_limit_that_binds(

@@ -16,6 +16,7 @@ from secateur.recognizer import Recognizer, Waveform
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
 
@@ -35,7 +36,7 @@ def logits(recognizer: Recognizer, groups: Groups, *gone: str) -> Tensor:
         return torch.cat([smaller.logits([wave])[0][0] for wave in SPEECH])
 
 
-@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_lost_without_a_module_or_a_layer_is_what_a_model_without_it_lacks(
     make_recognizer: MakeRecognizer, family: str
 ) -> None:

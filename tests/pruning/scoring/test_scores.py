@@ -17,6 +17,7 @@ from secateur.pruning.scoring.statistics import LayerStatistics, Statistics, col
 from secateur.recognizer import Recognizer
 from secateur.structure.axes import mask_along
 from secateur.structure.groups import Groups, find_groups
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
 UNITS = "layers.0.feed_forward1.units"
@@ -228,7 +229,7 @@ def test_a_unit_is_judged_by_its_own_inputs_of_the_consumer(
         assert sum(harms.values()) == pytest.approx(harms[unit], rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", SCORES)
 def test_every_score_judges_every_family_by_the_statistics_it_asks_for(
     make_recognizer: MakeRecognizer, family: str, name: str

@@ -14,13 +14,14 @@ from secateur.pruning.scoring.scores import SCORES
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import find_groups
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
 WHOLE = {"layerdrop", "depth", "latent"}
 KEEP = 0.6
 
 
-@pytest.mark.parametrize("family", ["conformer", "parakeet", "wav2vec2"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("score", SCORES)
 def test_a_score_meets_parameters_and_macs_by_the_nearest_plan_below(
     make_recognizer: MakeRecognizer, family: str, score: str

@@ -21,10 +21,10 @@ from secateur.speech.audio import read_audio
 from secateur.speech.corpus import open_corpus
 from secateur.structure.groups import find_groups
 from secateur.structure.masking import masked
+from tiny_models import FAMILIES
 
 MakeRecognizer = Callable[..., Recognizer]
 EVERYTHING = frozenset({"activations", "gram", "metric", "gates", "slopes", "weights"})
-FAMILIES = ["conformer", "parakeet", "wav2vec2"]
 
 
 def noise(seconds: float, seed: int = 0) -> Waveform:
