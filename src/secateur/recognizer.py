@@ -265,14 +265,11 @@ def _read_pretrained(
     try:
         features = AutoFeatureExtractor.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # The last two are what comes of files that are not there.
         raise SecateurError(
-            f"{source}: its feature extractor or tokenizer does not load: {reason(error)}"
-        ) from None
-    except (TypeError, AttributeError):
-        # What comes of files that are not there.
-        raise SecateurError(
-            f"{source}: its tokenizer does not load: are its files there (vocab.json or tokenizer.json)?"
+            f"{source}: its feature extractor or tokenizer does not load ({reason(error)}): are its files there, such as "
+            "preprocessor_config.json, and vocab.json or tokenizer.json?"
         ) from None
     if str(tokenizer.init_kwargs.get("processor_class")).endswith(_WITH_LM):
         tokenizer._processor_class = tokenizer.init_kwargs["processor_class"] = None

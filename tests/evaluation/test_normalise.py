@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import SecateurError
-from secateur.evaluation.normalise import NORMALISERS, normaliser
+from secateur.evaluation.normalise import NORMALISERS, character_normaliser, normaliser
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,16 @@ from secateur.evaluation.normalise import NORMALISERS, normaliser
         ("カメラ、きれい", "カ メ ラ き れ い"),
         ("\u0e19\u0e49\u0e33 abc", "\u0e19\u0e49 \u0e33 abc"),
         ("한국어 좋아", "한국어 좋아"),
+        ("\x1b\u103f", "\u103f"),
     ],
 )
 def test_basic_lowers_case_and_drops_punctuation_but_keeps_apostrophes(text, expected):
     assert normaliser("basic")(text) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("basic", "你好 世界 ok吗"), ("none", "你好，世界。OK吗")])
+def test_character_error_rates_count_no_space_that_is_not_there(name, expected):
+    assert character_normaliser(name)("你好，世界。OK吗") == expected
 
 
 def test_none_changes_nothing_but_spaces():

@@ -18,6 +18,7 @@ from secateur.recognizer import Recognizer
 from secateur.speech.pool import SpeechPool
 from secateur.speech.skips import SkipLog
 from secateur.structure.cost import CostModel, mac_cost, parameter_cost
+from secateur.structure.counting import noise_input
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.plan import PruningPlan
 from secateur.structure.slicing import slice_model
@@ -33,7 +34,7 @@ def test_what_torch_pruning_leaves_and_what_its_plan_slices_hear_the_same(
 ) -> None:
     recognizer = make_recognizer(family)
     groups = find_groups(recognizer.model)
-    inputs = outsider._noise(recognizer)
+    inputs = noise_input(recognizer.model, 1.0)
     theirs = copy.deepcopy(recognizer.model)
     kept = outsider.keep_fraction(theirs, groups, inputs, 0.41)
     units = [name for name, group in groups.items() if group.kind == "feed-forward units"]

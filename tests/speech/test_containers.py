@@ -51,6 +51,20 @@ def test_mp3_files_in_one_are_refused_and_one_is_not(tmp_path: Path) -> None:
             read(tmp_path / "both.mp3")
 
 
+def test_a_file_that_is_cut_off_is_what_reading_says_it_is(tmp_path: Path) -> None:
+    whole = encoded(10.0, 16000, "MP3")
+    (tmp_path / "half.mp3").write_bytes(whole[: len(whole) // 2])
+    assert audio_seconds(tmp_path / "half.mp3") == pytest.approx(10.0, abs=0.1)
+    assert len(read_audio(tmp_path / "half.mp3", 16000, offset=1.0, duration=2.0)) == 32000
+    with pytest.raises(SecateurError, match="is damaged"):
+        read_audio(tmp_path / "half.mp3", 16000)
+
+
+def test_what_a_recorder_has_erased_behind_a_file_is_passed_over() -> None:
+    alone = encoded(2.0, 16000, "MP3")
+    assert mp3_seconds(alone + b"\xff" * 100_000) == pytest.approx(mp3_seconds(alone), abs=0.08)
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_ogg_files_in_one_are_refused_and_one_is_not(tmp_path: Path, subtype: str) -> None:
     short, long = (encoded(seconds, 16000, "OGG", subtype) for seconds in (2.0, 5.0))

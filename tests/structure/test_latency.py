@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from secateur.files import cache_folder
 from secateur.structure import latency as latency_module
 from secateur.structure import part_times
-from secateur.structure.counting import macs_by_module
+from secateur.structure.counting import macs_by_module, noise_input
 from secateur.structure.groups import Groups, find_groups
 from secateur.structure.latency import WIDTHS, Latency, latency_cost
 from secateur.structure.part_times import KeptTimes, PartTimes, measure_parts, parts_by_module
@@ -376,7 +376,7 @@ def test_nothing_to_measure_is_an_error(tiny: PreTrainedModel) -> None:
 def test_the_parts_share_out_the_forward_pass(model: PreTrainedModel, groups: Groups) -> None:
     parts, models = parts_by_module(groups, model), [model, slice_model(model, random_plan(groups, 3))]
     with threads(1):
-        measured = measure_parts(models, parts, latency_module._inputs(model, SECONDS, 1), rounds=2)
+        measured = measure_parts(models, parts, noise_input(model, SECONDS), rounds=2)
     for each, times in zip(models, measured, strict=True):
         assert times.keys() == set(parts.values())
         assert min(times.values()) >= 0 < sum(times.values())

@@ -13,7 +13,7 @@ from secateur.cli.common import say
 from secateur.errors import SecateurError, reason
 from secateur.training.interrupt import stoppable
 
-INTERRUPTED = 130  # 128 and the signal's number, as shells have it.
+INTERRUPTED = 130  # 128 and the number of Ctrl-C's signal, as shells have it.
 
 
 class Refusal(click.ClickException):

@@ -264,9 +264,9 @@ def resumable(out: str | Path) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         workspace = Workspace(Workspace.place(Path(out)))
-        if not workspace.resumes:
+        if str(interrupt) or not workspace.resumes:
             raise
         raise KeyboardInterrupt(
             f"stopped; what was done is kept in {workspace.folder}, and the same command goes on from there"
@@ -295,6 +295,8 @@ def drawn_at(page: Path, draw: Callable[[], str]) -> str:
         say(str(error))
     except KeyboardInterrupt:
         say(f"stopped while its page was drawn; {instead}")
+    except Exception as error:  # noqa: BLE001 - no fault in drawing is worth the figures that are still to be put out
+        say(f"its page cannot be drawn ({type(error).__name__}: {reason(error)}); {instead}")
     else:
         return f"What came of it is drawn in {page}."
     return "There is no page about it."
@@ -342,21 +344,12 @@ def put_out(text: str, *, exact: bool = False) -> None:
 
 
 def finish(figures: object, json_file: str | None, *shown: object) -> None:
-    """Show results to people and write them for programs; not both on standard output.
-
-    Args:
-        figures: for programs.
-        json_file: where to; None: nowhere.
-        shown: to people: texts, and what `rich` prints; or, of what is made only once the rest is out, a function that makes the text.
-    """
+    """Show results to people and write them for programs; not both on standard output."""
     from rich.console import Console
 
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     if json_file == STANDARD_OUTPUT:
         put_out(text, exact=True)
-        for each in shown:
-            if callable(each):
-                each()
         return
     lost: SecateurError | None = None
     if json_file is not None:
@@ -369,8 +362,6 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
     # Where nobody looks, nothing should be wrapped.
     console = Console(width=None if sys.stdout.isatty() else 200)
     for each in shown:
-        if callable(each):
-            each = each()
         if not isinstance(each, str):
             with console.capture() as drawn_here:
                 console.print(each)

@@ -178,7 +178,5 @@ def compare(
         json_file,
         rivals_table(comparison),
         f"All runs and their figures are in {out}.",
-        lambda: drawn_at(
-            Path(out) / PAGE, lambda: comparison_page([Path(out) / row.name for row in done], times)
-        ),
+        drawn_at(Path(out) / PAGE, lambda: comparison_page([Path(out) / row.name for row in done], times)),
     )

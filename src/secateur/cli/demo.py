@@ -96,5 +96,5 @@ def demo(
         sentences_table(heard, MODELS),
         "",
         f"The sentences are in {shown.sentences[0].file.parent}, the pruned model in {pruned}.",
-        lambda: drawn(pruned),
+        drawn(pruned),
     )

@@ -206,7 +206,7 @@ def prune(
         pruned.report,
         json_file,
         pruning_table(pruned.report),
-        lambda: drawn(out),
+        drawn(out),
         f"The pruned model is in {out}.",
     )
 

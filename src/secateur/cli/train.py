@@ -125,7 +125,7 @@ def train(
     ):
         report = train(settings, out, device=device, skips=skips, progress=progress, tell=say, log=log).report
     tell_skips(skips)
-    finish(report, json_file, _told(report), lambda: drawn(out), f"The trained model is in {out}.")
+    finish(report, json_file, _told(report), drawn(out), f"The trained model is in {out}.")
 
 
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> TrainSettings:

@@ -13,7 +13,7 @@ from time import perf_counter
 from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
-from secateur.evaluation.normalise import Normaliser, normaliser
+from secateur.evaluation.normalise import character_normaliser, normaliser
 from secateur.evaluation.results import Evaluation, UtteranceResult, drawn_units
 from secateur.progress import ProgressBar
 from secateur.recognizer import Recognizer
@@ -56,12 +56,15 @@ def evaluate(
     Raises:
         SecateurError: there are no transcripts, no transcript has a word, there are no utterances, or too many cannot be read.
     """
-    prepare = normaliser(normalise)
+    # One that there is not is refused first.
+    normaliser(normalise)
     skips = SkipLog() if skips is None else skips
     if limit is not None and limit < 1:
         raise SecateurError(f"a limit of {limit} utterances leaves nothing to evaluate: give 1 or more")
     source = open_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
-    transcribed = Corpus((source if limit is None else replace(source, limit=limit)).scorable)
+    if limit is not None:
+        source = replace(source, limit=min(limit, source.limit or limit))
+    transcribed = Corpus(source.scorable)
     if progress is not None:
         progress.total = _count(transcribed)
 
@@ -71,7 +74,7 @@ def evaluate(
     with clocked({"model": recognizer.model}, recognizer.model.device) as spent:
         for batch in read_batches(transcribed, recognizer.sample_rate, batch_seconds, skips=skips):
             scored = _score(
-                batch, recognizer.transcribe_batch(batch.waveforms), recognizer.sample_rate, prepare
+                batch, recognizer.transcribe_batch(batch.waveforms), recognizer.sample_rate, normalise
             )
             rows.update(zip(batch.positions, scored, strict=True))
             words += total(row.words for row in scored)
@@ -120,17 +123,19 @@ def _count(corpus: Corpus) -> int | None:
 
 
 def _score(
-    batch: SpeechBatch, transcripts: Sequence[Transcript], sample_rate: int, normalise: Normaliser
+    batch: SpeechBatch, transcripts: Sequence[Transcript], sample_rate: int, normalise: str
 ) -> list[UtteranceResult]:
-    references = [normalise(utterance.text or "") for utterance in batch.utterances]
-    hypotheses = [normalise(transcript.text) for transcript in transcripts]
+    said = [utterance.text or "" for utterance in batch.utterances]
+    heard = [transcript.text for transcript in transcripts]
+    references, hypotheses = (list(map(normaliser(normalise), texts)) for texts in (said, heard))
+    spelled = (list(map(character_normaliser(normalise), texts)) for texts in (said, heard))
     columns = zip(
         batch.utterances,
         references,
         hypotheses,
         batch.waveforms,
         word_counts(references, hypotheses),
-        character_counts(references, hypotheses),
+        character_counts(*spelled),
         transcripts,
         strict=True,
     )

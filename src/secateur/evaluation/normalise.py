@@ -20,7 +20,8 @@ _JOINERS = "\u200c\u200d"
 _UNSPACED = re.compile(
     "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
-    "[\u3099\u309a\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u17b4-\u17d3]*"
+    "[\u3099\u309a\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d"
+    "\u17b4-\u17d3]*"
 )
 
 
@@ -47,6 +48,11 @@ def normaliser(name: str) -> Normaliser:
     return _NORMALISERS[name]()
 
 
+def character_normaliser(name: str) -> Normaliser:
+    """The same for character error rates, which count no space that a text does not have."""
+    return words_of if name == "basic" else normaliser(name)
+
+
 def _collapse(text: str) -> str:
     return " ".join(text.split())
 
@@ -67,13 +73,16 @@ def words_of(text: str) -> str:
     lower = text.lower().replace("i\u0307", "i")
     scored = "".join(map(_scored_character, unicodedata.normalize("NFC", lower)))
     # Once more, as what stood between a letter and its accent may be gone.
-    words = _AT_AN_EDGE.sub(" ", unicodedata.normalize("NFC", scored)).split()
-    # Of an emoji a mark may be left that chose its colour.
-    return " ".join(word for word in words if any(map(str.isalnum, word)))
+    return _said(_AT_AN_EDGE.sub(" ", unicodedata.normalize("NFC", scored)))
+
+
+def _said(text: str) -> str:
+    """Its words; of an emoji a mark may be left that chose its colour."""
+    return " ".join(word for word in text.split() if any(map(str.isalnum, word)))
 
 
 def _basic(text: str) -> str:
-    return _collapse(_UNSPACED.sub(r" \g<0> ", words_of(text)))
+    return _said(_UNSPACED.sub(r" \g<0> ", words_of(text)))
 
 
 @cache

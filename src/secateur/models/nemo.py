@@ -65,7 +65,7 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
         raise SecateurError(f"{path} holds a {kind}; supported are {SUPPORTED}")
     weights = _weights(path, files)
     if kind in HYBRIDS:
-        config, weights = _ctc_half(config, weights)
+        config, weights = _ctc_half(path, config, weights)
     for part in ("preprocessor", "encoder", "decoder"):
         if not isinstance(config.get(part), dict):
             raise SecateurError(
@@ -87,10 +87,16 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
     return model.eval(), features, tokenizer
 
 
-def _ctc_half(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _ctc_half(
+    path: Path, config: dict[str, Any], weights: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a hybrid would be without its transducer: its auxiliary CTC head is the decoder."""
     auxiliary = config.get("aux_ctc")
     head = auxiliary.get("decoder") if isinstance(auxiliary, dict) else None
+    if not isinstance(head, dict):
+        raise SecateurError(
+            f"{path}: model_config.yaml has no aux_ctc.decoder, so there is no CTC head to take"
+        )
     kept = {
         name.removeprefix("ctc_"): tensor
         for name, tensor in weights.items()

@@ -70,7 +70,7 @@ def tokenizer_from_sentencepiece(model: bytes) -> ParakeetTokenizer:
         raise SecateurError(f"the tokenizer in the archive is no SentencePiece model: {error}") from None
     ids = range(processor.get_piece_size())
     scores = [processor.get_score(i) for i in ids]
-    # What a model by byte pair encoding has for scores: the order in which its pieces came.
-    said = [scores[i] for i in ids if not (processor.is_control(i) or processor.is_unknown(i))]
-    ranks = said == [-float(rank) for rank in range(len(said))]
+    # What a model by byte pair encoding has for scores: the order in which its pieces came. Those that never come by joining have 0.
+    below = [score for score in scores if score < 0]
+    ranks = below == [-float(rank) for rank in range(1, len(below) + 1)]
     return tokenizer_from_pieces([processor.id_to_piece(i) for i in ids], scores, merges=ranks)

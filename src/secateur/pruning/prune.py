@@ -119,7 +119,8 @@ def prune(
         log: given each row of the learned method's history as it comes, and the phase that it is of.
 
     Raises:
-        SecateurError: something that is asked for is not there, not sound, or not possible. There is no result then.
+        SecateurError: something that is asked for is not there, not sound, or not possible. There is no result then, unless the sentence
+            says so: what was pruned in one shot is written though it could not be measured.
     """
     if out is not None:
         check_free(Path(out))
@@ -180,9 +181,9 @@ def prune(
             if out is None or settings.method != "oneshot":
                 raise
             # There is nothing to go on from, and the model is worth more than its figures.
-            result(None)
+            result(heard)
             raise type(error)(
-                f"{str(error) or 'stopped'}; the pruned model is in {out} all the same, without word error rates"
+                f"{str(error) or 'stopped'}; the pruned model is in {out} all the same, without all of its figures"
             ) from None
         forward = {name: asdict(timings.of(name)) for name in ("before", "after")}
         return result(heard, forward={**forward, "ratio": asdict(timings.ratio("after", "before"))})

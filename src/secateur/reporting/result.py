@@ -63,7 +63,7 @@ class Run:
         if verb == "prune" and "latency" in str(self.report.get("budget")) and "threads" in ran_on:
             # Time is that of so many.
             words += ["--threads", str(ran_on["threads"])]
-        if "dtype" in ran_on:
+        if verb == "prune" and "dtype" in ran_on:
             # The checkpoint's own may be another.
             words += ["--dtype", str(ran_on["dtype"])]
         return shlex.join(words)

@@ -130,7 +130,7 @@ def _opened(path: Path) -> soundfile.SoundFile:
         if file.frames == 0:
             raise SecateurError(f"{path} is empty (0 samples): replace it or leave it out")
         check_whole(path, file.format, file.frames / file.samplerate)
-    except SecateurError:
+    except BaseException:
         file.close()
         raise
     return file

@@ -110,10 +110,10 @@ def open_corpus(data: str | Path, *, limit: int | None = None) -> Corpus:
       (lines of an utterance's id and its text) or from a `.txt` of the same name beside the audio.
     - A NeMo manifest: lines of JSON with `audio_filepath` and, where given, `text`, `offset` and `duration`; relative
       paths start at the manifest's folder.
-    - A Lhotse cut set in lines of JSON, plain or gzipped (needs `secateur[lhotse]`).
+    - A Lhotse cut set in lines of JSON, plain or gzipped (needs the extra `lhotse`).
     - An audio file, with its transcript in a `.txt` beside it, if there is one.
     - `synthetic`, a word and no path: English sentences spoken by espeak-ng when they are first read, then cached
-      (needs `secateur[synthetic]`). `synthetic:valid` and `synthetic:test` have other voices and other sentences than
+      (needs the extra `synthetic`). `synthetic:valid` and `synthetic:test` have other voices and other sentences than
       `synthetic:train`, which `synthetic` means; `synthetic:train:2000` is of 2000 utterances. A folder of that name
       is `./synthetic`.
     - Several of these with commas between, one after the other; a path that has a comma itself is that path.

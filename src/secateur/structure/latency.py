@@ -3,10 +3,10 @@
 The forward pass is the sum of its parts, as `part_times` shares it out. With n the number of units kept of each group, a
 part p takes
 
-    t_p(n) = a_p + present_p(n) (b_p - a_p) + f_p(work_p(n))    seconds.
+    t_p(n) = held_p(n) a_p + present_p(n) (b_p - a_p) + f_p(work_p(n))    seconds.
 
-work_p is the multiply-accumulates that stay in the part; present_p is 1 as long as it has a unit left. a_p is its time when
-it is gone, b_p with one unit of each group: what starting it takes. f_p rises from 0 there, straight from one measured
+work_p is the multiply-accumulates that stay in the part; present_p is 1 as long as it has a unit left, held_p as long as its layer is
+there. a_p is the time of what is left of it when it is gone, b_p its time with one unit of each group: what starting it takes. f_p rises from 0 there, straight from one measured
 width to the next. Work and presence are sums of products as in `cost`, hence one formula for plans and for probabilities.
 """
 

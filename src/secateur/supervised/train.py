@@ -111,7 +111,7 @@ def train(
         if begun is not None and settings.vocabulary is None:
             recognizer = begun
         else:
-            # Kept, so that a run which goes on writes with them, whatever has become of the speech.
+            # Kept, so that a run which goes on need not find them again.
             size = settings.vocabulary or VOCABULARY
             found = workspace.stage(
                 "vocabulary",

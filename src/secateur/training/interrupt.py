@@ -28,7 +28,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def patience() -> Iterator[Callable[[], bool]]:
-    """Within the context a first Ctrl-C waits to be asked for, and ends the context; a second one does not wait.
+    """Within the context whoever stops the program waits to be asked for, and ends the context; a second Ctrl-C does not wait.
 
     In the middle of a step weights, moments and multipliers are of different steps, and could not be gone on from.
     """
@@ -46,7 +46,9 @@ def patience() -> Iterator[Callable[[], bool]]:
     def note(*_: object) -> None:
         nonlocal pressed
         pressed = True
-        heed(signal.default_int_handler)
+        # A closed terminal and a job queue send several at once.
+        if signal.SIGINT in waiting:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     heed(note)
     try:

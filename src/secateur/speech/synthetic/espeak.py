@@ -33,7 +33,7 @@ _OWN = "own"
 _LONGEST_PATH = 140
 # Some voices at full volume are clipped.
 _QUIET = 25
-_REINSTALL = f"reinstall it ({installed_by('synthetic')})"
+_REINSTALL = "reinstall it (pip install --force-reinstall espeakng-loader)"
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 # The library has one state for the whole process.
