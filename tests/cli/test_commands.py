@@ -111,7 +111,7 @@ def test_figures_are_written_before_anybody_may_stop_reading(
     def closed(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(secateur.cli.common, "put_out", closed)
+    monkeypatch.setattr(secateur.cli.output, "put_out", closed)
     run("transcribe", model, speech, "--json", tmp_path / "heard.json")
     assert len(json.loads((tmp_path / "heard.json").read_text(encoding="utf-8"))) == 3
 
@@ -315,7 +315,7 @@ def test_figures_that_cannot_be_written_are_shown(
         raise SecateurError("figures.json cannot be written: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(secateur.cli.common, "write_text", full)
+        patch.setattr(secateur.cli.output, "write_text", full)
         result = run(*asked)
     assert result.exit_code == 2
     assert result.stderr == "secateur: figures.json cannot be written: No space left on device\n"

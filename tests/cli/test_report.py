@@ -64,7 +64,7 @@ def test_a_page_that_cannot_be_written_does_not_spoil_the_result(
     def refuse(*_: object, **__: object) -> None:
         raise SecateurError("the disk is full")
 
-    monkeypatch.setattr("secateur.cli.common.write_text", refuse)
+    monkeypatch.setattr("secateur.cli.output.write_text", refuse)
     options = ("--keep", "params=60%", "--method", "oneshot", "--score", "magnitude", "--refit-minutes", 0)
     result = run("prune", model, "--data", speech, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0

@@ -84,7 +84,7 @@ def test_a_page_that_cannot_be_written_does_not_spoil_the_model(
     def refuse(*_: object, **__: object) -> None:
         raise SecateurError("the disk is full")
 
-    monkeypatch.setattr("secateur.cli.common.write_text", refuse)
+    monkeypatch.setattr("secateur.cli.output.write_text", refuse)
     result = run(*train_arguments(speech, tmp_path / "out"))
     assert result.exit_code == 0
     assert "secateur: the disk is full" in result.stderr

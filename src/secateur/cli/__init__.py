@@ -9,7 +9,7 @@ import click
 
 from secateur import __version__
 from secateur.cli import compare, demo, evaluate, inspect, prune, report, train, transcribe
-from secateur.cli.common import say
+from secateur.cli.output import say
 from secateur.errors import SecateurError, reason
 from secateur.training.interrupt import stoppable
 

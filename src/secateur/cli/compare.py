@@ -6,19 +6,16 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.common import (
-    drawn_at,
-    finish,
+from secateur.cli.options import (
     load_recognizer,
     loop_options,
     model_options,
     names,
-    say,
     seed_option,
     speech_options,
     structure_options,
-    tell_skips,
 )
+from secateur.cli.output import drawn_at, finish, say, tell_skips
 from secateur.errors import SecateurError
 
 PAGE = "compare.html"

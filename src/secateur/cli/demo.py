@@ -6,18 +6,8 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.common import (
-    drawn,
-    finish,
-    given,
-    json_option,
-    prepare,
-    quiet_option,
-    resumable,
-    say,
-    threads_option,
-    usable_device,
-)
+from secateur.cli.options import given, json_option, prepare, quiet_option, threads_option, usable_device
+from secateur.cli.output import drawn, finish, resumable, say
 from secateur.errors import SecateurError
 
 MODELS = ("before", "after")

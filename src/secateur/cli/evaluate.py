@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secateur.cli.common import (
+from secateur.cli.options import (
     batch_seconds_option,
     check_apart,
-    finish,
     load_recognizer,
     model_options,
-    tell_skips,
     writable_file,
 )
+from secateur.cli.output import finish, tell_skips
 
 if TYPE_CHECKING:
     from secateur.evaluation.results import Evaluation

@@ -6,7 +6,8 @@ from functools import partial
 
 import click
 
-from secateur.cli.common import finish, load_recognizer, model_options
+from secateur.cli.options import load_recognizer, model_options
+from secateur.cli.output import finish
 from secateur.errors import SecateurError
 
 

@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from secateur.cli.common import (
+from secateur.cli.options import (
     check_beside,
-    drawn,
-    finish,
     given,
     load_recognizer,
     loop_options,
     model_options,
     names,
-    resumable,
-    say,
     seed_option,
     speech_options,
     structure_options,
-    tell_skips,
 )
+from secateur.cli.output import drawn, finish, resumable, say, tell_skips
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:

@@ -6,15 +6,8 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.common import (
-    STANDARD_OUTPUT,
-    check_apart,
-    finish,
-    json_option,
-    put_out,
-    say,
-    writable_output,
-)
+from secateur.cli.options import check_apart, json_option, writable_output
+from secateur.cli.output import STANDARD_OUTPUT, finish, put_out, say
 from secateur.files import write_text
 
 COMPARISON = "comparison.html"

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secateur.cli.common import (
-    check_beside,
-    drawn,
-    finish,
-    given,
-    loop_options,
-    prepare,
-    resumable,
-    say,
-    seed_option,
-    tell_skips,
-    training_options,
-)
+from secateur.cli.options import check_beside, given, loop_options, prepare, seed_option, training_options
+from secateur.cli.output import drawn, finish, resumable, say, tell_skips
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:

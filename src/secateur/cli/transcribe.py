@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secateur.cli.common import batch_seconds_option, finish, load_recognizer, model_options, tell_skips
+from secateur.cli.options import batch_seconds_option, load_recognizer, model_options
+from secateur.cli.output import finish, tell_skips
 
 if TYPE_CHECKING:
     from secateur.decoding import Transcript

@@ -1,33 +1,23 @@
-"""What commands share: options, how a model is loaded and how results are shown."""
+"""What commands take: options, what is refused of them before the work, and the model that they ask for."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from secateur.errors import SecateurError, reason
-from secateur.files import write_text, written_at
+from secateur.cli.output import STANDARD_OUTPUT
+from secateur.errors import SecateurError
+from secateur.files import written_at
 
 if TYPE_CHECKING:
     from secateur.recognizer import Recognizer
-    from secateur.speech.skips import SkipLog
-
-STANDARD_OUTPUT = "-"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def say(text: str) -> None:
-    """Tell the user something, on standard error."""
-    click.echo(f"secateur: {text}", err=True)
 
 
 def usable_device(_context: click.Context, _option: click.Parameter, name: str) -> str:
@@ -81,16 +71,22 @@ device_option = click.option(
     callback=usable_device,
     help="Where the model computes: cpu, cuda, cuda:1.",
 )
+
+
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
     help="Precision of the weights; the checkpoint's own by default.",
 )
+
+
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
     help="Threads of PyTorch; as many as there are cores by default.",
 )
+
+
 json_option = click.option(
     "--json",
     "json_file",
@@ -98,6 +94,8 @@ json_option = click.option(
     callback=writable_output,
     help="Write the figures to FILE; - is standard output, and nothing else goes there.",
 )
+
+
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
@@ -115,8 +113,10 @@ def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], 
 model_options = _together(device_option, dtype_option, threads_option, json_option, quiet_option)
 """What every command that loads a model takes."""
 
+
 training_options = _together(device_option, threads_option, json_option, quiet_option)
 """What a command that makes a model takes."""
+
 
 speech_options = _together(
     click.option(
@@ -142,6 +142,7 @@ speech_options = _together(
     ),
 )
 """How much speech a command that prunes looks at."""
+
 
 structure_options = _together(
     click.option(
@@ -172,6 +173,7 @@ structure_options = _together(
     ),
 )
 """What a command that prunes may touch, and in what steps."""
+
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."
@@ -257,51 +259,6 @@ def load_recognizer(model: str, device: str, dtype: str | None, threads: int | N
     return load(model, device=device, dtype=getattr(torch, dtype) if dtype else None)
 
 
-@contextmanager
-def resumable(out: str | Path) -> Iterator[None]:
-    """Tell whoever stops a run within the context how to go on with it, if there is something to go on from."""
-    from secateur.training.workspace import Workspace
-
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        workspace = Workspace(Workspace.place(Path(out)))
-        if str(interrupt) or not workspace.resumes:
-            raise
-        raise KeyboardInterrupt(
-            f"stopped; what was done is kept in {workspace.folder}, and the same command goes on from there"
-        ) from None
-
-
-def tell_skips(skips: SkipLog) -> None:
-    """Say what could not be read."""
-    if skips.skipped:
-        say(skips.summary())
-
-
-def drawn(result: str | Path) -> str:
-    """Draw the page of a result, and say where it is."""
-    from secateur.reporting.page import PAGE, run_page
-
-    return drawn_at(Path(result) / PAGE, lambda: run_page(result))
-
-
-def drawn_at(page: Path, draw: Callable[[], str]) -> str:
-    """Draw a page, and say where it is; or why it is not there, and nothing is lost by that."""
-    instead = "the result is whole without it, and `secateur report` draws it"
-    try:
-        write_text(page, draw(), instead=instead)
-    except SecateurError as error:
-        say(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped while its page was drawn; {instead}")
-    except Exception as error:  # noqa: BLE001 - no fault in drawing is worth the figures that are still to be put out
-        say(f"its page cannot be drawn ({type(error).__name__}: {reason(error)}); {instead}")
-    else:
-        return f"What came of it is drawn in {page}."
-    return "There is no page about it."
-
-
 def check_apart(first: tuple[str, str | None], second: tuple[str, str | None]) -> None:
     """Refuse two options, each with the file that it was given, that would write to one place."""
     (one, here), (other, there) = first, second
@@ -319,53 +276,3 @@ def check_beside(curves: str | None, out: str | Path) -> None:
         raise SecateurError(
             f"--tensorboard {curves} lies in {out}, where the result is put in the end: give a folder beside it"
         )
-
-
-def put_out(text: str, *, exact: bool = False) -> None:
-    """Write to standard output.
-
-    Args:
-        text: what to write.
-        exact: for programs, to which letters matter: in UTF-8, whatever the terminal has.
-
-    Raises:
-        SecateurError: it cannot take it; but a reader that has seen enough is nobody's fault.
-    """
-    try:
-        try:
-            click.echo(f"{text}\n".encode("utf-8", "backslashreplace") if exact else text, nl=not exact)
-        except UnicodeEncodeError as error:
-            # A terminal or a file of another alphabet, or a file's name that is no text.
-            click.echo(text.encode(error.encoding, "replace").decode(error.encoding))
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise SecateurError(f"standard output cannot be written: {reason(error)}") from None
-
-
-def finish(figures: object, json_file: str | None, *shown: object) -> None:
-    """Show results to people and write them for programs; not both on standard output."""
-    from rich.console import Console
-
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
-    if json_file == STANDARD_OUTPUT:
-        put_out(text, exact=True)
-        return
-    lost: SecateurError | None = None
-    if json_file is not None:
-        # First: whoever reads the rest may have seen enough.
-        try:
-            write_text(json_file, f"{text}\n")
-        except SecateurError as error:
-            # What took an hour is shown all the same.
-            lost = error
-    # Where nobody looks, nothing should be wrapped.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for each in shown:
-        if not isinstance(each, str):
-            with console.capture() as drawn_here:
-                console.print(each)
-            each = drawn_here.get().rstrip("\n")
-        put_out(each)
-    if lost is not None:
-        raise lost
