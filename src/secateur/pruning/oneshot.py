@@ -267,10 +267,7 @@ def judge(
         seed=settings.seed,
         progress=scored,
     )
-    scores = score(teacher.model, groups, statistics)
-    if settings.score == "obs":
-        scores = with_widths(groups, scores, shares)
-    return Judgement(teacher, scores)
+    return Judgement(teacher, with_widths(groups, score(teacher.model, groups, statistics), shares))
 
 
 def carry_out(
@@ -311,14 +308,14 @@ def carry_out(
 
 
 def with_widths(groups: Groups, scores: Scores, shares: Mapping[str, Tensor]) -> Scores:
-    """Scores for the query/key widths of rotated heads too.
+    """Scores for the query/key widths of rotated heads too, where the score itself says nothing of them.
 
     Each dimension does the harm of losing all heads times its share in the energy of the logits, and `WIDTH_HARM`.
     """
     widths = {}
     for name, branch in groups.branches.items():
         heads, width = f"{name}.heads", f"{name}.query_key"
-        if branch.path in shares and heads in scores and width in groups:
+        if branch.path in shares and heads in scores and width in groups and width not in scores:
             harm = WIDTH_HARM * shares[branch.path] * scores[heads].rise.sum()
             widths[width] = Elimination.by_harm(harm)
     return {**scores, **widths}
