@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Each worker has one core: torch's own threads would only fight over them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format typecheck slow try benchmark readme docs clean

@@ -12,6 +12,9 @@ import pytest
 import secateur
 from secateur.cli import main
 
+# What the module makes once is made once only if all of it runs in one process.
+pytestmark = pytest.mark.xdist_group("site")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -236,6 +236,26 @@ def test_too_little_memory_is_one_sentence(
     assert "make room, or give it less: --batch-seconds" in said
 
 
+def test_a_place_that_is_closed_to_the_user_is_one_sentence(
+    refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/closed/model")
+
+    monkeypatch.setattr(secateur.recognizer, "load", closed)
+    assert (
+        refused("inspect", model) == "secateur: /closed/model cannot be read or written: Permission denied\n"
+    )
+
+
+def test_a_name_that_begins_with_the_sign_of_a_home_is_a_name(
+    run: Run, model: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$call.wav").write_bytes(next(speech.glob("*.wav")).read_bytes())
+    assert run("transcribe", model, "~$call.wav").exit_code == 0
+
+
 def test_ctrl_c_ends_with_a_sentence_and_exit_code_130(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

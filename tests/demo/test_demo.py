@@ -20,6 +20,9 @@ from secateur.errors import SecateurError
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.settings import PruneSettings
 
+# What the module makes once is made once only if all of it runs in one process.
+pytestmark = pytest.mark.xdist_group("demo")
+
 MOST_BYTES = 6_000_000
 # A test puts others in their place.
 SETTINGS = demo.settings

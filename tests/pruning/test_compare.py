@@ -38,6 +38,9 @@ from secateur.recognizer import Recognizer
 from secateur.structure import counting
 from secateur.training.checkpoint import read_state
 
+# What the module makes once is made once only if all of it runs in one process.
+pytestmark = pytest.mark.xdist_group("compare")
+
 MakeSettings = Callable[..., CompareSettings]
 RATE = 16000
 

@@ -32,6 +32,9 @@ from secateur.training import trainer
 from secateur.training.feed import Batch
 from secateur.training.precision import Working
 
+# What the module makes once is made once only if all of it runs in one process.
+pytestmark = pytest.mark.xdist_group("train")
+
 
 def settings(data: Path | str, **others: object) -> TrainSettings:
     toy = TrainSettings(
