@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from secateur.errors import SecateurError
-from secateur.pruning.oneshot import OneShot, first_seconds, prune_oneshot
+from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.planning.budget import Budget
 from secateur.pruning.trials import Trials
 from secateur.recognizer import Recognizer, Waveform
+from secateur.speech.sampling import first
 from secateur.structure.cost import mac_cost, parameter_cost
 from secateur.structure.groups import find_groups
 from secateur.structure.plan import PruningPlan
@@ -152,7 +153,7 @@ def test_scores_look_at_no_more_audio_than_they_were_given(
 @pytest.mark.parametrize(("seconds", "number"), [(0.0, 0), (0.1, 1), (2.0, 1), (2.1, 2), (3.9, 2), (99.0, 3)])
 def test_the_first_seconds_are_whole_waveforms_that_reach_them(seconds: float, number: int) -> None:
     waves = SPEECH[0]
-    assert len(first_seconds(waves, seconds, RATE)) == number
+    assert len(first(waves, seconds * RATE, len)) == number
 
 
 def test_progress_names_the_stages_in_order_and_ends_each(recognizer: Recognizer) -> None:

@@ -24,7 +24,7 @@ from secateur.pruning.trials import Trials
 from secateur.recognizer import Recognizer
 from secateur.runs import check_not_negative, check_seed
 from secateur.speech.audio import Waveform
-from secateur.speech.sampling import first_batches
+from secateur.speech.sampling import first, first_batches
 from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
@@ -241,7 +241,7 @@ def judge(
     """Score units, whatever the budget; the arguments are those of `prune_oneshot`."""
     score = SCORES[settings.score]
     heard = [wave for batch in speech for wave in batch]
-    heard = first_seconds(heard, settings.score_minutes * 60, recognizer.sample_rate)
+    heard = first(heard, settings.score_minutes * 60 * recognizer.sample_rate, len)
     total = sum(map(len, heard)) / recognizer.sample_rate
     seconds = 0.0
 
@@ -254,9 +254,7 @@ def judge(
     shares: dict[str, Tensor] = {}
     if score.rotates:
         progress("rotating", 0.0)
-        teacher, shares = rotate_heads(
-            recognizer, first_seconds(heard, ROTATE_SECONDS, recognizer.sample_rate)
-        )
+        teacher, shares = rotate_heads(recognizer, first(heard, ROTATE_SECONDS * recognizer.sample_rate, len))
     statistics = collect(
         teacher,
         groups,
@@ -319,14 +317,3 @@ def with_widths(groups: Groups, scores: Scores, shares: Mapping[str, Tensor]) ->
             harm = WIDTH_HARM * shares[branch.path] * scores[heads].rise.sum()
             widths[width] = Elimination.by_harm(harm)
     return {**scores, **widths}
-
-
-def first_seconds(waveforms: Sequence[Waveform], seconds: float, sample_rate: int) -> list[Waveform]:
-    """As many of the first waveforms as reach that many seconds."""
-    chosen: list[Waveform] = []
-    for wave in waveforms:
-        if seconds <= 0:
-            break
-        chosen.append(wave)
-        seconds -= len(wave) / sample_rate
-    return chosen

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from secateur.errors import SecateurError
 from secateur.speech.audio import Waveform
@@ -22,6 +23,8 @@ LONGEST_SECONDS = 60.0
 BREADTH = 10
 # Audio sorted by length at a time: little enough that the sample stays in random order at the scale of minutes.
 WINDOW_SECONDS = 300.0
+
+_Item = TypeVar("_Item")
 
 
 def sample_batches(
@@ -96,15 +99,20 @@ def spread(corpus: Corpus, count: int) -> Corpus:
     return Corpus(lambda: iter(chosen))
 
 
+def first(items: Iterable[_Item], enough: float, length: Callable[[_Item], float]) -> list[_Item]:
+    """As many of the first items as are so long together."""
+    chosen: list[_Item] = []
+    for item in items:
+        if enough <= 0:
+            break
+        chosen.append(item)
+        enough -= length(item)
+    return chosen
+
+
 def first_batches(batches: Sequence[Sequence[Waveform]], samples: float) -> list[Sequence[Waveform]]:
     """As many of the first batches as reach that many samples."""
-    chosen: list[Sequence[Waveform]] = []
-    for batch in batches:
-        if samples <= 0:
-            break
-        chosen.append(batch)
-        samples -= sum(map(len, batch))
-    return chosen
+    return first(batches, samples, lambda batch: sum(map(len, batch)))
 
 
 def _batches(

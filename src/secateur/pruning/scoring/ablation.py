@@ -10,6 +10,7 @@ from torch import Tensor
 
 from secateur.recognizer import WINDOW_SECONDS, Recognizer
 from secateur.speech.audio import Waveform
+from secateur.speech.sampling import first
 from secateur.structure.groups import Groups
 from secateur.structure.masking import masked
 
@@ -56,16 +57,12 @@ class Ablator:
         speech_weight: float = 0.0,
     ) -> None:
         self.model, self.groups, self.temperature = recognizer.model, groups, temperature
-        window, left = round(WINDOW_SECONDS * recognizer.sample_rate), SECONDS * recognizer.sample_rate
-        self._inputs: list[dict[str, Tensor]] = []
-        for waveform in waveforms:
-            if left <= 0:
-                break
-            left -= len(waveform)
-            self._inputs += [
-                recognizer.prepare([waveform[start : start + window]])
-                for start in range(0, len(waveform), window)
-            ]
+        window = round(WINDOW_SECONDS * recognizer.sample_rate)
+        self._inputs = [
+            recognizer.prepare([waveform[start : start + window]])
+            for waveform in first(waveforms, SECONDS * recognizer.sample_rate, len)
+            for start in range(0, len(waveform), window)
+        ]
         self._whole = self._logits() if self._inputs else torch.empty(0)
         self.frames = len(self._whole)
         if self.frames:
