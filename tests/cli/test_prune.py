@@ -161,7 +161,7 @@ def test_ctrl_c_while_the_result_is_written_leaves_nothing(
         assert (folder / "model.safetensors").exists()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(secateur.pruning.prune, "_write_beside", press_ctrl_c)
+    monkeypatch.setattr(secateur.pruning.prune, "write_beside", press_ctrl_c)
     result = run(*prune_arguments(model, speech, tmp_path / "out"))
     assert result.exit_code == 130
     assert "stopped before the end" in result.stderr

@@ -19,7 +19,7 @@ import yaml
 
 import secateur
 from secateur.errors import SecateurError
-from secateur.pruning import oneshot
+from secateur.pruning import oneshot, report
 from secateur.pruning import prune as room
 from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
@@ -367,11 +367,11 @@ def test_utterances_that_changed_are_quoted_the_most_harmed_first_and_the_most_m
         return SimpleNamespace(rows=rows)
 
     def quoted() -> list[tuple[str, list[int]]]:
-        changed = room._changed(heard(1, 1, 1, 5, 2), heard(4, 2, 1, 0, 1))
+        changed = report._changed(heard(1, 1, 1, 5, 2), heard(4, 2, 1, 0, 1))
         return [(row["id"], row["errors"]) for row in changed]
 
     assert quoted() == [("0", [1, 4]), ("1", [1, 2]), ("4", [2, 1]), ("3", [5, 0])]
-    monkeypatch.setattr(room, "CHANGED", 1)
+    monkeypatch.setattr(report, "CHANGED", 1)
     assert quoted() == [("0", [1, 4]), ("3", [5, 0])]
 
 
@@ -484,7 +484,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert not list(tmp_path.rglob("out*"))
 
 
-@pytest.mark.parametrize("where", ["reconstruct", "_write_beside"])
+@pytest.mark.parametrize("where", ["reconstruct", "write_beside"])
 def test_an_interruption_keeps_the_earlier_result_and_nothing_else(
     settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from secateur.pruning.learning.validation import set_aside, validation
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.planning.allocation import check_possible
 from secateur.pruning.planning.budget import Budget
+from secateur.pruning.report import made_report, write_beside
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
 from secateur.runs import Stopwatch, environment
@@ -52,9 +52,6 @@ ROUNDS = 10
 
 UNTRAINED = ("learned.batch_seconds", "learned.precision", "learned.rate")
 """Settings that may be others when a run goes on, as long as it has not trained."""
-
-CHANGED = 6
-"""Utterances that a report quotes because they are heard worse than before, and as many because better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +153,7 @@ def prune(
         told |= {"environment": environment(dense.model)}
 
         def result(heard: Comparison | None, **measured: Any) -> Pruned:
-            report = _report(settings, budget, groups, plan, costs, heard)
+            report = made_report(settings, budget, groups, plan, costs, heard)
             report |= told | measured | {"skipped": skips.skipped, "wall_seconds": clock.seconds}
             if out is not None:
                 progress.begin("writing")
@@ -164,7 +161,7 @@ def prune(
                     smaller.model,
                     plan,
                     out,
-                    beside=lambda folder: _write_beside(folder, smaller, settings, report),
+                    beside=lambda folder: write_beside(folder, smaller, settings, report),
                 )
             return Pruned(smaller, plan, report)
 
@@ -351,66 +348,3 @@ def costs_of(budget: Budget, groups: Groups, dense: Recognizer, seconds: float) 
 
         costs["latency"] = latency_cost(groups, dense.model, seconds)
     return costs
-
-
-def _report(
-    settings: PruneSettings,
-    budget: Budget,
-    groups: Groups,
-    plan: PruningPlan,
-    costs: Mapping[str, CostModel],
-    heard: Comparison | None,
-) -> dict[str, Any]:
-    """What was asked and what came of it; ``heard``: by the pruned model, and by the one before."""
-    counts = plan.counts()
-
-    def figures(kept: Mapping[str, int]) -> dict[str, float]:
-        named = {
-            "params": costs["params"](kept),
-            "macs_per_second": costs["macs"](kept) / settings.audio_seconds,
-        }
-        return named | ({"latency": costs["latency"](kept)} if "latency" in costs else {})
-
-    before, after = figures({}), figures(counts)
-    report: dict[str, Any] = {
-        "budget": str(budget),
-        "method": settings.method,
-        "before": before,
-        "after": after,
-        "kept": {name: value / before[name] for name, value in after.items()},
-        "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
-    }
-    if heard is not None:
-        for name, evaluation in (("before", heard.second), ("after", heard.first)):
-            report[name] = evaluation.to_json() | report[name]
-        report["comparison"] = heard.to_json()
-        report["changed"] = _changed(heard.second, heard.first)
-    return report
-
-
-def _changed(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
-    """Utterances with more wrong words than before, the most first, then those with fewer, the most last."""
-    pairs = sorted(
-        zip(before.rows, after.rows, strict=True),
-        key=lambda pair: (pair[0].words.errors - pair[1].words.errors, pair[0].id),
-    )
-    worse = [pair for pair in pairs if pair[1].words.errors > pair[0].words.errors]
-    better = [pair for pair in pairs if pair[1].words.errors < pair[0].words.errors]
-    return [
-        {
-            "id": old.id,
-            "seconds": round(old.seconds, 3),
-            "reference": old.reference,
-            "hypotheses": [old.hypothesis, new.hypothesis],
-            "errors": [old.words.errors, new.words.errors],
-        }
-        for old, new in worse[:CHANGED] + better[-CHANGED:]
-    ]
-
-
-def _write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, report: dict[str, Any]) -> None:
-    """The files that a recogniser needs besides its model, and what it came from."""
-    smaller.features.save_pretrained(folder)
-    smaller.tokenizer.save_pretrained(folder)
-    settings.to_yaml(folder / "run.yaml", report["environment"])
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

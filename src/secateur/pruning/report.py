@@ -1,0 +1,83 @@
+"""What a run has to say of itself: the figures before and after, what changed most, and the files beside the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.evaluation.comparison import Comparison
+from secateur.evaluation.results import Evaluation
+from secateur.pruning.planning.budget import Budget
+from secateur.pruning.settings import PruneSettings
+from secateur.recognizer import Recognizer
+from secateur.structure.cost import CostModel
+from secateur.structure.groups import Groups
+from secateur.structure.plan import PruningPlan
+
+CHANGED = 6
+"""Utterances that a report quotes because they are heard worse than before, and as many because better."""
+
+
+def made_report(
+    settings: PruneSettings,
+    budget: Budget,
+    groups: Groups,
+    plan: PruningPlan,
+    costs: Mapping[str, CostModel],
+    heard: Comparison | None,
+) -> dict[str, Any]:
+    """What was asked and what came of it; ``heard``: by the pruned model, and by the one before."""
+    counts = plan.counts()
+
+    def figures(kept: Mapping[str, int]) -> dict[str, float]:
+        named = {
+            "params": costs["params"](kept),
+            "macs_per_second": costs["macs"](kept) / settings.audio_seconds,
+        }
+        return named | ({"latency": costs["latency"](kept)} if "latency" in costs else {})
+
+    before, after = figures({}), figures(counts)
+    report: dict[str, Any] = {
+        "budget": str(budget),
+        "method": settings.method,
+        "before": before,
+        "after": after,
+        "kept": {name: value / before[name] for name, value in after.items()},
+        "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
+    }
+    if heard is not None:
+        for name, evaluation in (("before", heard.second), ("after", heard.first)):
+            report[name] = evaluation.to_json() | report[name]
+        report["comparison"] = heard.to_json()
+        report["changed"] = _changed(heard.second, heard.first)
+    return report
+
+
+def _changed(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
+    """Utterances with more wrong words than before, the most first, then those with fewer, the most last."""
+    pairs = sorted(
+        zip(before.rows, after.rows, strict=True),
+        key=lambda pair: (pair[0].words.errors - pair[1].words.errors, pair[0].id),
+    )
+    worse = [pair for pair in pairs if pair[1].words.errors > pair[0].words.errors]
+    better = [pair for pair in pairs if pair[1].words.errors < pair[0].words.errors]
+    return [
+        {
+            "id": old.id,
+            "seconds": round(old.seconds, 3),
+            "reference": old.reference,
+            "hypotheses": [old.hypothesis, new.hypothesis],
+            "errors": [old.words.errors, new.words.errors],
+        }
+        for old, new in worse[:CHANGED] + better[-CHANGED:]
+    ]
+
+
+def write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, report: dict[str, Any]) -> None:
+    """The files that a recogniser needs besides its model, and what it came from."""
+    smaller.features.save_pretrained(folder)
+    smaller.tokenizer.save_pretrained(folder)
+    settings.to_yaml(folder / "run.yaml", report["environment"])
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
