@@ -53,7 +53,7 @@ FAMILIES = pytest.mark.parametrize("build", [conformer, parakeet, wav2vec2])
 
 @FAMILIES
 def test_the_kinds_share_out_the_whole_model(build) -> None:
-    inspection = inspect(build(), seconds=1.0, runs=1)
+    inspection = inspect(build().eval(), seconds=1.0, runs=1)
     kinds = inspection.kinds.values()
     assert sum(kind.params for kind in kinds) == inspection.params == counting.parameters(build())
     assert sum(kind.macs for kind in kinds) == inspection.root.macs
@@ -62,7 +62,7 @@ def test_the_kinds_share_out_the_whole_model(build) -> None:
 
 @FAMILIES
 def test_everything_that_multiplies_has_a_kind(build) -> None:
-    inspection = inspect(build(), seconds=1.0, measure=False)
+    inspection = inspect(build().eval(), seconds=1.0, measure=False)
     assert {"front-end", "feed-forward", "attention", "norms", "head"} <= set(inspection.kinds)
     assert "other" not in inspection.kinds or inspection.kinds["other"].macs == 0
     assert ("convolution" in inspection.kinds) == (build is not wav2vec2)
@@ -70,7 +70,7 @@ def test_everything_that_multiplies_has_a_kind(build) -> None:
 
 @FAMILIES
 def test_a_part_takes_no_longer_than_what_holds_it(build) -> None:
-    root = inspect(build(), seconds=1.0, runs=3).root
+    root = inspect(build().eval(), seconds=1.0, runs=3).root
     assert root.ms > 0
     for part in root.walk():
         assert sum(child.params for child in part.children) <= part.params
@@ -79,7 +79,7 @@ def test_a_part_takes_no_longer_than_what_holds_it(build) -> None:
 
 
 def test_json_has_every_part_with_its_figures() -> None:
-    figures = json.loads(json.dumps(inspect(conformer(), seconds=2.0, runs=1).to_json()))
+    figures = json.loads(json.dumps(inspect(conformer().eval(), seconds=2.0, runs=1).to_json()))
     assert figures["params"] == counting.parameters(conformer())
     assert figures["macs_per_second"] == counting.macs(conformer(), 2.0) / 2.0
     parts = {part["name"]: part for part in figures["parts"]}
@@ -91,13 +91,13 @@ def test_json_has_every_part_with_its_figures() -> None:
 
 
 def test_without_measuring_there_are_no_milliseconds() -> None:
-    figures = inspect(conformer(), seconds=1.0, measure=False).to_json()
+    figures = inspect(conformer().eval(), seconds=1.0, measure=False).to_json()
     assert figures["ms"] is None
     assert all(part["ms"] is None for part in figures["parts"])
 
 
 def test_inspecting_leaves_the_model_and_the_threads_as_they_were() -> None:
-    model, before = conformer(), torch.get_num_threads()
+    model, before = conformer().eval(), torch.get_num_threads()
     assert inspect(model, seconds=1.0, threads=before + 1, runs=1).threads == before + 1
     assert torch.get_num_threads() == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -106,7 +106,7 @@ def test_inspecting_leaves_the_model_and_the_threads_as_they_were() -> None:
 @FAMILIES
 def test_audio_too_short_for_a_frame_is_refused(build) -> None:
     with pytest.raises(SecateurError, match=r"0\.001 s of audio are too short"):
-        inspect(build(), seconds=0.001)
+        inspect(build().eval(), seconds=0.001)
 
 
 def test_the_front_end_of_the_real_conformer_has_close_to_30_percent_of_the_macs(shared: Path) -> None:

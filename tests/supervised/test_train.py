@@ -187,8 +187,15 @@ def test_a_run_that_goes_on_writes_with_the_pieces_that_it_began_with(
         with pytest.raises(KeyboardInterrupt):
             train(asked, out)
     letters = sorted({*"".join(references(heard))} - {" "})
-    (heard / "more.txt").write_text(" ".join([letters[0] * 3, letters[-1] * 3] * 20), encoding="utf-8")
     soundfile.write(heard / "more.wav", np.zeros(16000), 16000)
+    (heard / "more.txt").write_text(letters[0], encoding="utf-8")
+    with pytest.raises(SecateurError, match="the speech has changed since it began"):
+        train(asked, out)
+    for more in heard.glob("more.*"):
+        more.unlink()
+    # What is said in it is not looked at.
+    for spoken in heard.glob("*.txt"):
+        spoken.write_text(letters[0] * 3 + " " + letters[-1] * 3, encoding="utf-8")
     vocabulary = train(asked, out).recognizer.tokenizer.get_vocab()
     pieces = [piece for piece, _ in sorted(vocabulary.items(), key=lambda entry: entry[1])][:-1]
     assert pieces == find_pieces(references(speech), 20)[0]

@@ -163,7 +163,7 @@ def inspect(
     Time is that of the model's forward pass on noise, features not included; each part's is the median over runs.
 
     Args:
-        model: what to look into, on the device where it is.
+        model: what to look into, in evaluation mode, on the device where it is.
         seconds: length of the utterance.
         threads: for PyTorch while time is measured; None leaves what is set.
         batch: utterances at once while time is measured.
