@@ -54,8 +54,8 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", rf"({LIBRARIES})\..*"),
     # What the documented classes are made of, and nobody else handles.
-    ("py:class", "Console|CostModel"),
-    ("py:class", r"secateur\.(structure\.(axes|family|latency)|speech\.pool|pruning\.(method|oneshot))\.\w+"),
+    ("py:class", "Console|CostModel|Path|PreTrainedModel"),
+    ("py:class", r"secateur\.(structure\.(axes|family|latency)|speech\.pool|pruning\.(learning\.method|oneshot))\.\w+"),
 ]
 
 PAGES = {

@@ -111,7 +111,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_without_espeak_the_demo_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", absent("espeakng_loader"))
-    with pytest.raises(SecateurError, match=r"secateur\[synthetic\]"):
+    with pytest.raises(SecateurError, match=r"'\.\[synthetic\]'"):
         demo.demo(tmp_path / "out", little())
 
 

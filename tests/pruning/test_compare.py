@@ -152,7 +152,7 @@ def test_the_unpruned_model_and_the_speech_are_the_same_for_all(
         return secateur.evaluate(recognizer, *arguments, **others)
 
     def noted(*arguments: Any, **others: Any) -> Any:
-        given.append((id(others["pool"]), id(others["before"])))
+        given.append((id(others["given"].pool), id(others["given"].before)))
         return prune(*arguments, **others)
 
     monkeypatch.setattr(room, "evaluate", evaluate)

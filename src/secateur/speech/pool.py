@@ -87,7 +87,7 @@ class SpeechPool:
 
     @property
     def said(self) -> str:
-        """How much it is, in words: what tells it from other speech."""
+        """What tells it from other speech, in words."""
         return f"{len(self)} utterances of {self.seconds.sum():.0f} s"
 
     @classmethod
