@@ -55,7 +55,10 @@ nitpick_ignore_regex = [
     ("py:.*", rf"({LIBRARIES})\..*"),
     # What the documented classes are made of, and nobody else handles.
     ("py:class", "Console|CostModel|Path|PreTrainedModel"),
-    ("py:class", r"secateur\.(structure\.(axes|family|latency)|speech\.pool|pruning\.(learning\.method|oneshot))\.\w+"),
+    (
+        "py:class",
+        r"secateur\.(structure\.(axes|family|latency)|speech\.pool|pruning\.(learning\.method|oneshot))\.\w+",
+    ),
 ]
 
 PAGES = {
