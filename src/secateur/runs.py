@@ -52,6 +52,11 @@ class Settings:
         run = {SECTION: self.plain(), "environment": dict(environment)}
         path.write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
 
+    def record(self, folder: Path, report: Mapping[str, Any]) -> None:
+        """Write into the folder of a result what it came from: ``run.yaml`` and ``report.json``."""
+        self.to_yaml(folder / "run.yaml", report["environment"])
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Read a ``run.yaml``, from a result or written by hand; what it does not say has its default.

@@ -71,22 +71,16 @@ device_option = click.option(
     callback=usable_device,
     help="Where the model computes: cpu, cuda, cuda:1.",
 )
-
-
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
     help="Precision of the weights; the checkpoint's own by default.",
 )
-
-
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
     help="Threads of PyTorch; as many as there are cores by default.",
 )
-
-
 json_option = click.option(
     "--json",
     "json_file",
@@ -94,8 +88,6 @@ json_option = click.option(
     callback=writable_output,
     help="Write the figures to FILE; - is standard output, and nothing else goes there.",
 )
-
-
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 
 
@@ -113,10 +105,8 @@ def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], 
 model_options = _together(device_option, dtype_option, threads_option, json_option, quiet_option)
 """What every command that loads a model takes."""
 
-
 training_options = _together(device_option, threads_option, json_option, quiet_option)
 """What a command that makes a model takes."""
-
 
 speech_options = _together(
     click.option(
@@ -142,7 +132,6 @@ speech_options = _together(
     ),
 )
 """How much speech a command that prunes looks at."""
-
 
 structure_options = _together(
     click.option(
@@ -173,7 +162,6 @@ structure_options = _together(
     ),
 )
 """What a command that prunes may touch, and in what steps."""
-
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Random seed."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,5 +78,4 @@ def write_beside(folder: Path, smaller: Recognizer, settings: PruneSettings, rep
     """The files that a recogniser needs besides its model, and what it came from."""
     smaller.features.save_pretrained(folder)
     smaller.tokenizer.save_pretrained(folder)
-    settings.to_yaml(folder / "run.yaml", report["environment"])
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    settings.record(folder, report)

@@ -30,9 +30,11 @@ def comparison_text(comparison: Comparison, model: str, other: str) -> Renderabl
     bootstrap, pairs = comparison.bootstrap, comparison.matched_pairs
     verdict = "more than chance" if significant(bootstrap.p, pairs.p) else "which may be chance"
     points = 100 * comparison.difference
-    told = f"{model} has {abs(points):.2f} points {'more' if points > 0 else 'less'} WER than {other}, {verdict}."
-    if not points:
-        told = f"{model} and {other} have the same WER."
+    told = (
+        f"{model} has {abs(points):.2f} points {'more' if points > 0 else 'less'} WER than {other}, {verdict}."
+        if points
+        else f"{model} and {other} have the same WER."
+    )
     low, high = 100 * bootstrap.interval.low, 100 * bootstrap.interval.high
     return Group(
         Text(told, style="bold"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -157,19 +156,17 @@ def train(
             with clock.time("evaluate"):
                 progress.begin("evaluating")
                 report["valid"] = evaluate(recognizer, valid, progress=progress, tell=tell).to_json()
-        environment = runs.environment(recognizer.model)
         report |= {
             "history": {PHASE: made["history"]},
             "wall_seconds": clock.seconds,
             "phase_seconds": {PHASE: made["seconds"]},
-            "environment": environment,
+            "environment": runs.environment(recognizer.model),
         }
         if out is not None:
             progress.begin("writing")
             with new_folder(out) as folder:
                 recognizer.save_pretrained(folder)
-                settings.to_yaml(folder / "run.yaml", environment)
-                (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                settings.record(folder, report)
         return Trained(recognizer, report)
 
 
