@@ -145,11 +145,11 @@ def environment(model: PreTrainedModel | None = None) -> dict[str, str]:
     import torch
     import transformers
 
-    place = (
-        {}
-        if model is None
-        else {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
-    )
+    place = {}
+    if model is not None:
+        place = {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+        if model.device.type == "cuda":
+            place["gpu"] = torch.cuda.get_device_name(model.device)
     return {
         "secateur": __version__,
         "python": platform.python_version(),

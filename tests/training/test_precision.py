@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from secateur.training.precision import Working
+from secateur.training.precision import Working, working_type
 
 
 def model() -> nn.Sequential:
@@ -73,3 +76,23 @@ def test_without_a_lower_precision_the_parameters_are_the_models_own(dtype: torc
     net = model()
     working = Working(net, dtype)
     assert [id(p) for p in working.parameters()] == [id(p) for p in net.parameters()]
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_on_a_gpu_it_is_the_one_that_computes_which_says_whether_it_has_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, has_it: bool
+) -> None:
+    asked = []
+
+    def at(device: torch.device) -> nullcontext[None]:
+        asked.append(device)
+        return nullcontext()
+
+    def supported(*, including_emulation: bool = True) -> bool:
+        return including_emulation or has_it
+
+    monkeypatch.setattr(torch.cuda, "device", at)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    model = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 1))
+    assert working_type("auto", model) == (torch.bfloat16 if has_it else None)
+    assert asked == [torch.device("cuda", 1)]

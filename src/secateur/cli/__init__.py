@@ -42,7 +42,7 @@ class Commands(click.Group):
             if not isinstance(error, MemoryError) and not of_memory:
                 raise
             raise Refusal(
-                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train or to evaluate, --refit-minutes and --score-minutes to prune in one shot, --batch to inspect"
+                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train or to evaluate, --refit-minutes to prune, --batch to inspect"
             ) from error
         except OSError as error:
             # Of a folder that is closed to the user, say, which is met with in many places.

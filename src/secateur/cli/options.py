@@ -35,6 +35,9 @@ def usable_device(_context: click.Context, _option: click.Parameter, name: str) 
         raise SecateurError(
             f"{name!r} is none of the devices that Secateur computes on: give --device cpu or cuda"
         )
+    if device.type == "cuda":
+        # Convolutions on a GPU would compute in half of what a float32 holds, whatever --dtype and --precision say.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return name
 
 

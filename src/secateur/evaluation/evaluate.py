@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
+
 from secateur.decoding import Transcript
 from secateur.errors import SecateurError
 from secateur.evaluation.error_rate import Counts, bootstrap_interval, character_counts, total, word_counts
@@ -70,6 +72,8 @@ def evaluate(
 
     rows: dict[int, UtteranceResult] = {}
     words = Counts()
+    # The first pass loads libraries and kernels, which takes seconds on a GPU and is no time of the model's.
+    recognizer.transcribe_batch([np.zeros(recognizer.sample_rate, np.float32)])
     start = perf_counter()
     with clocked({"model": recognizer.model}, recognizer.model.device) as spent:
         for batch in read_batches(transcribed, recognizer.sample_rate, batch_seconds, skips=skips):

@@ -53,6 +53,9 @@ ROUNDS = 10
 UNTRAINED = ("learned.batch_seconds", "learned.precision", "learned.rate")
 """Settings that may be others when a run goes on, as long as it has not trained."""
 
+UNREFITTED = ("oneshot.reconstruct_minutes", "oneshot.reconstruct_steps")
+"""Those that may be others as long as it has neither trained nor refitted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
@@ -309,8 +312,10 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
         return Workspace(None)
     place = Workspace.place(Path(out))
     trained = any(any(place.glob(f"{phase}*.pt")) for phase in TRAINED)
-    # Batches that a GPU has no room for, and a training that came to nothing, must not cost what was scored and refitted before.
-    return Workspace.of(Path(out), settings.plain(), free=() if trained else UNTRAINED)
+    refitted = (place / "reconstruct.pt").exists()
+    # What a GPU has no room for, and a training that came to nothing, must not cost what was scored and refitted before.
+    free = () if trained else UNTRAINED if refitted else UNTRAINED + UNREFITTED
+    return Workspace.of(Path(out), settings.plain(), free=free)
 
 
 def _in_full(recognizer: Recognizer) -> Recognizer:

@@ -229,7 +229,8 @@ def _learned(
             augmentation=Augmentation.of(settings.augment),
             clean_epochs=clean_epochs,
             seed=settings.seed,
-            threads=1,
+            # On a CPU it shares the cores with the model.
+            threads=1 if model.device.type == "cpu" else None,
         ),
         workspace,
         progress,

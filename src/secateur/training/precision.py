@@ -80,7 +80,9 @@ def working_type(precision: str, model: PreTrainedModel) -> torch.dtype | None:
     if precision == "bfloat16":
         return torch.bfloat16
     if model.device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        with torch.cuda.device(model.device):
+            # Where it is emulated it is slower than full precision.
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     # Earlier versions of PyTorch do not tell.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_it = model.device.type == "cpu" and capabilities.get("avx512_bf16", False)

@@ -371,6 +371,30 @@ def test_batches_that_memory_does_not_hold_cost_nothing_that_was_done_before_the
     assert PruneSettings.from_yaml(out / "run.yaml").learned.batch_seconds == 1.0
 
 
+def test_a_refitting_that_memory_does_not_hold_costs_no_scores(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    out, asked = tmp_path / "out", settings(phases=("start", "reconstruct", "recover"))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "carry_out", too_large)
+        with pytest.raises(torch.OutOfMemoryError):
+            prune(asked, out)
+    monkeypatch.setattr(room, "decide", lambda *_, **__: pytest.fail("it was scored again"))
+    prune(asked.changed({"oneshot.reconstruct_minutes": 0.05}), out)
+    assert PruneSettings.from_yaml(out / "run.yaml").oneshot.reconstruct_minutes == 0.05
+
+
+def test_what_was_refitted_stays_refitted_so(settings: MakeSettings, tmp_path: Path) -> None:
+    asked = settings()
+    Workspace.of(tmp_path / "out", asked.plain())._lock.release()
+    (Workspace.place(tmp_path / "out") / "reconstruct.pt").touch()
+    with pytest.raises(SecateurError, match="oneshot.reconstruct_minutes was"):
+        prune(asked.changed({"oneshot.reconstruct_minutes": 0.05}), tmp_path / "out")
+
+
 @pytest.mark.parametrize("what", ["the model", "the teacher", "the speech"])
 def test_a_run_does_not_go_on_when_what_lies_at_a_path_is_another(
     settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str

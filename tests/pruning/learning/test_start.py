@@ -187,3 +187,20 @@ def test_the_search_begins_near_the_costs_of_the_plan(
         with torch.no_grad():
             begins = float(cost.of(gates.expected_counts())) / cost.dense
         assert begins == pytest.approx(cost(plan.counts()) / cost.dense, abs=0.05)
+
+
+def test_units_of_a_module_that_goes_as_a_whole_begin_closed(make_recognizer: MakeRecognizer) -> None:
+    """Without a bias nothing is left of a module without units, so that the plan says nothing of these."""
+    groups = find_groups(make_recognizer("conformer", use_bias=False).model)
+    units = "layers.0.feed_forward1.units"
+    plan = PruningPlan.keep(groups, {units: []})
+    assert plan.gone == {"layers.0.feed_forward1"}
+    assert (opening(groups, {units: Elimination.by_harm(torch.ones(20))}, plan)[units] < 0).all()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_module_with_a_gate_of_its_own_can_come_back(groups: Groups, stays: bool) -> None:
+    module = "layers.0.conv"
+    plan = PruningPlan.keep(groups, {} if stays else {module: []})
+    begin = opening(groups, {module: Elimination.by_harm(torch.ones(1))}, plan)[module]
+    assert begin.sigmoid().item() == pytest.approx(0.99 if stays else 0.01)

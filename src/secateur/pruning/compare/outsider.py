@@ -102,7 +102,7 @@ def _fraction(groups: Groups, costs: Mapping[str, CostModel], budget: Budget) ->
             return fraction
     least = ", ".join(f"{name}={costs[name](kept) / costs[name].dense:.1%}" for name in limits)
     raise NoResultError(
-        f"{NAME} prunes feed-forward units alone, by which the budget {budget} cannot be met: "
+        f"of this model {NAME} is let prune feed-forward units alone, by which the budget {budget} cannot be met: "
         f"the smallest possible is {least}"
     )
 

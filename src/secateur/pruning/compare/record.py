@@ -17,7 +17,7 @@ RECORD = "compare.json"
 _MEASURED = ("model", "valid", "test", "limit", "audio_seconds", "rounds")
 """Settings that figures depend on beyond the run."""
 
-_PLACE = ("device", "dtype")
+_PLACE = ("device", "gpu", "dtype")
 """Of the environment, what figures depend on."""
 
 
@@ -115,7 +115,7 @@ class Known:
             rows = {(row.method, row.budget): row for row in found if not row.error}
             failed = {(row.method, row.budget): row for row in found if row.error}
             there, before = record["environment"], record["settings"]
-            moved = any(there.get(name, machine[name]) != machine[name] for name in _PLACE)
+            moved = any(there.get(name, machine.get(name)) != machine.get(name) for name in _PLACE)
             pace = None if moved or before["model"] != asked["model"] else record.get("pace")
             if moved or any(before[name] != asked[name] for name in _MEASURED):
                 return cls(tuple(rows), failed=failed, pace=pace)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.pruning.learning.gates import OPEN
 from secateur.pruning.planning.elimination import Scores
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import Groups
@@ -19,17 +20,19 @@ def opening(groups: Groups, scores: Scores, plan: PruningPlan) -> dict[str, Tens
     """The log alpha that the gate of each unit begins with, [size], for the groups that have a score.
 
     A unit is the surer the further it is, in the order of its group's elimination, from where the plan cuts. Units on both
-    sides of the cut balance, so that the expected cost is about that of the plan.
+    sides of the cut balance, so that the expected cost is about that of the plan. Units of a module that the plan takes away as a
+    whole, and that has no gate of its own, are on the far side of it. A module's own gate, or a layer's, is as sure as gates begin by themselves.
     """
     counts = plan.counts()
+    closed = plan.gone - scores.keys()
     log_alpha = {}
     for name, elimination in scores.items():
         size = groups[name].size
-        cut = size - counts.get(name, size)
+        cut = size if closed.intersection(groups[name].inside) else size - counts.get(name, size)
         away = (torch.arange(size) + 0.5 - cut) / size
         at = torch.empty(size)
         at[list(elimination.order)] = SURENESS * away
-        log_alpha[name] = at
+        log_alpha[name] = at if size > 1 else at.clamp(-OPEN, OPEN)
     return log_alpha
 
 

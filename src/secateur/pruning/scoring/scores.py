@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -158,30 +158,27 @@ def layerdrop(_: PreTrainedModel, groups: Groups, __: Statistics) -> dict[str, E
     """Every k-th layer goes, whatever it does (Fan et al. 2019, arXiv 1909.11556, who train for that; we do not).
 
     Of layers counted from one, those that the highest powers of two divide go first. So exactly the layers k, 2k, 3k, ...
-    are gone when these are 1 in k = 2, 4, 8, ..., and any number of layers is spread about evenly. Harm is the place in
-    that order.
+    are gone when these are 1 in k = 2, 4, 8, ..., and any number of layers is spread about evenly.
     """
     digits = len(groups.layers).bit_length()
     turned = {name: int(f"{depth:0{digits}b}"[::-1], 2) for depth, name in enumerate(groups.layers, start=1)}
-    return {
-        name: Elimination.by_harm(torch.tensor([1.0 + place]))
-        for place, name in enumerate(sorted(groups.layers, key=turned.__getitem__))
-    }
+    return _in_order(sorted(groups.layers, key=turned.__getitem__))
 
 
 def depth(_: PreTrainedModel, __: Groups, statistics: Statistics) -> dict[str, Elimination]:
     """Layers go greedily, each time the one without which the outputs diverge least, those gone before staying away.
 
-    As *SLEB* (Song et al. 2024, arXiv 2402.09025), with the divergence from the whole model's outputs for perplexity. Harms
-    are what each removal adds to it, but more than the removal before, because layers go in this order.
+    As *SLEB* (Song et al. 2024, arXiv 2402.09025), with the divergence from the whole model's outputs for perplexity.
     """
-    scores = {}
-    before = harm = 0.0
-    for name, divergence in statistics.depth.items():
-        harm = max(divergence - before, harm * (1 + 1e-6), 1e-12)
-        scores[name] = Elimination.by_harm(torch.tensor([harm], dtype=torch.double))
-        before = divergence
-    return scores
+    return _in_order(list(statistics.depth))
+
+
+def _in_order(layers: Sequence[str]) -> dict[str, Elimination]:
+    """Harms by which layers go one after the other, also where, pruned before, one costs up to a hundred times what another does."""
+    return {
+        name: Elimination.by_harm(torch.tensor([100.0**place], dtype=torch.double))
+        for place, name in enumerate(layers)
+    }
 
 
 def random(_: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:

@@ -217,7 +217,7 @@ class _Collector:
             if "weights" in kinds and layout.is_parameter and len(layout.dims) > 1
         }
         self.curvatures = {name: _precise(torch.zeros_like(weight)) for name, weight in self.weights.items()}
-        self._rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[str, tuple[Tensor, Tensor, int]] = {}
         # Of outputs, which wait for the gradient of drawn labels.
         self._hooks: list[RemovableHandle] = []
 
@@ -244,8 +244,8 @@ class _Collector:
         blank = _precise(logits.detach()).softmax(-1)[:, self.recognizer.blank]
         weight = 1.0 + speech_weight * (1.0 - blank)
         self.frames += len(logits)
-        for path, (rows, time) in self._rows.items():
-            self._add_rows(path, rows, weight[(time * len(weight)).long()])
+        for path, (rows, when, steps) in self._rows.items():
+            self._add_rows(path, rows, weight[when * len(weight) // steps])
         self._rows.clear()
         if self.needs_gradients:
             logs = (_precise(logits) / temperature).log_softmax(-1)
@@ -281,10 +281,10 @@ class _Collector:
 
     def _read(self, path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Keep what a module reads until the weights of the frames are known, and wait for its gradient."""
-        rows, time, chosen, total = self._positions(module, args[0].detach(), output)
+        rows, when, steps, chosen, total = self._positions(module, args[0].detach(), output)
         self.sums[path].positions += total
         if path not in self.groups.selects:
-            self._rows[path] = rows, time
+            self._rows[path] = rows, when, steps
         if "metric" not in self.kinds or path not in self.sole:
             return None
         if output.is_leaf:
@@ -297,14 +297,14 @@ class _Collector:
 
     def _positions(
         self, module: nn.Module, x: Tensor, output: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, int]:
-        """Inputs [N, F] at positions of the output, when each is, in [0, 1), which were chosen, and how many there were.
+    ) -> tuple[Tensor, Tensor, int, Tensor | None, int]:
+        """Inputs [N, F] at positions of the output, at which step of time each is and of how many, which were chosen, and how many there were.
 
         Of the many positions of a convolution with several taps, about one is chosen for each frame of time, and no more than `MOST_PATCHES`.
         """
         if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
             rows = x.reshape(-1, x.shape[-1])
-            return rows, torch.arange(len(rows), device=x.device) / len(rows), None, len(rows)
+            return rows, torch.arange(len(rows), device=x.device), len(rows), None, len(rows)
         taps, stride, padding = module.kernel_size, module.stride, module.padding
         assert not isinstance(padding, str)
         if isinstance(module, nn.Conv1d):
@@ -321,8 +321,8 @@ class _Collector:
             chosen = torch.randperm(height * width, generator=self.generator)[:many].sort().values
         row, column = chosen // width, chosen % width
         rows = patches[:, row, column].transpose(0, 1).flatten(1)
-        when = column / width if isinstance(module, nn.Conv1d) else row / height
-        return rows, when.to(x.device), chosen.to(x.device), height * width
+        when, steps = (column, width) if isinstance(module, nn.Conv1d) else (row, height)
+        return rows, when.to(x.device), steps, chosen.to(x.device), height * width
 
     def _add_rows(self, path: str, rows: Tensor, weight: Tensor) -> None:
         sums = self.sums[path]
