@@ -203,7 +203,7 @@ def test_layers_go_in_their_order_whatever_each_costs(make_recognizer: MakeRecog
     statistics = Statistics(1, depth={name: 1.0 + place for place, name in enumerate(order)})
     scores = SCORES[score](model, groups, statistics)
     for gone in ([], order[:1], order[:2], order[:3]):
-        left = costs["params"]({name: 0 for name in gone}) / costs["params"].dense
+        left = costs["params"](dict.fromkeys(gone, 0)) / costs["params"].dense
         plan = allocate(groups, scores, costs, Budget.parse(f"params={100 * left + 1e-6:.8f}%"))
         assert plan.gone == set(gone)
 
