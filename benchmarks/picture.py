@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +134,8 @@ def draw(points: Sequence[Point], measured_on: str, out: Path) -> None:
 def _axes(panel: Axes, points: Sequence[Point], cost: str) -> None:
     """Both axes, logarithmic, with round marks."""
     costs = [point.costs[cost] for point in points if math.isfinite(point.costs[cost])]
-    # Room on the left for the names of the smallest, and above the largest for its name.
-    across = (min(costs, default=0.5) / 2.4, 1.8 * max(costs, default=1.0))
+    # Room on the right for the name of the largest.
+    across = (min(costs, default=0.5) / 1.3, 1.8 * max(costs, default=1.0))
     up = (min(point.low for point in points) / 1.15, 1.15 * max(point.high for point in points))
     form, label = COSTS[cost]
     panel.set(xscale="log", yscale="log", xlim=across, ylim=up)
@@ -174,26 +175,25 @@ def _points(panel: Axes, points: Sequence[Point], cost: str) -> None:
 
 
 def _names(panel: Axes, points: Sequence[Point], cost: str) -> None:
-    """Write each name once, beside its smallest model, where lines are not: error rates rise to the left."""
-    smallest: dict[str, Point] = {}
-    for point in sorted(points, key=lambda each: each.costs[cost]):
-        smallest.setdefault(point.name, point)
-    budgets = [point.budget for point in smallest.values() if point.budget]
-    for budget in dict.fromkeys(budgets):
-        column = sorted((p for p in smallest.values() if p.budget == budget), key=lambda point: point.wer)
+    """Write each name once, to the right of its model at the budget that most have, as that is where all can be compared."""
+    budgets = Counter(point.budget for point in points if point.budget)
+    named: dict[str, Point] = {}
+    for point in sorted(points, key=lambda each: (-budgets[each.budget], each.costs[cost])):
+        named.setdefault(point.name, point)
+    for budget in budgets:
+        column = sorted((p for p in named.values() if p.budget == budget), key=lambda point: point.wer)
         places = [_place(panel, point, cost) for point in column]
-        first = budget == budgets[0]
-        x = min(x for x, _ in places) - 20 if first else max(x for x, _ in places) + 20
+        x = max((x for x, _ in places), default=0.0) + 20
         heights = _spread([y for _, y in places])
         for point, place, y in zip(column, places, heights, strict=True):
-            _name(panel, point, place, (x, y), "right" if first else "left", tied=True)
-    for point in smallest.values():
+            _name(panel, point, cost, place, (x, y), "left", tied=True)
+    for point in named.values():
         if not point.budget:
             x, y = _place(panel, point, cost)
             # Lines lead to the unpruned model from above.
             beside = point.name == UNPRUNED
-            at, side = ((x + 8, y), "left") if beside else ((x, y + 16), "center")
-            _name(panel, point, (x, y), at, side, tied=False)
+            at, side = ((x + 8, y), "left") if beside else ((x + 20, y + 16), "right")
+            _name(panel, point, cost, (x, y), at, side, tied=False)
 
 
 def _place(panel: Axes, point: Point, cost: str) -> tuple[float, float]:
@@ -203,13 +203,20 @@ def _place(panel: Axes, point: Point, cost: str) -> tuple[float, float]:
 
 
 def _name(
-    panel: Axes, point: Point, place: tuple[float, float], at: tuple[float, float], side: str, *, tied: bool
+    panel: Axes,
+    point: Point,
+    cost: str,
+    place: tuple[float, float],
+    at: tuple[float, float],
+    side: str,
+    *,
+    tied: bool,
 ) -> None:
     from matplotlib.patheffects import withStroke
 
     line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
     panel.annotate(
-        point.name,
+        point.name if (point.name, cost) != (WHISPER, "time") else f"{WHISPER}, decoding too",
         xy=place,
         xytext=at,
         xycoords="figure points",
