@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
+from itertools import count
 
 import pytest
 import torch
+from torch import nn
 
-from secateur.timing import Spread, interleave, threads
+from secateur.timing import Spread, clocked, interleave, threads
 
 
 def test_every_round_runs_every_candidate_once_and_the_order_alternates():
@@ -61,3 +63,32 @@ def test_the_thread_count_holds_inside_the_block_only():
         assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="at least one"), threads(0):
         pass
+
+
+def test_on_a_gpu_nobody_waits_for_it_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    passed = count(1)
+
+    class Event:
+        """One that the device passes a millisecond after the one before."""
+
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, _stream: object) -> None:
+            self.at = next(passed)
+
+        def elapsed_time(self, later: Event) -> float:
+            assert waits
+            return later.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with clocked({"all": net, "first": net[0]}, "cuda") as spent:
+        net(torch.zeros(1, 2))
+        net(torch.zeros(1, 2))
+    assert waits == ["cuda"]
+    # Both marks of the first layer lie between the two of all.
+    assert spent == pytest.approx({"all": 6e-3, "first": 2e-3})

@@ -94,30 +94,52 @@ def wait_for(device: str | torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+Mark = float | torch.cuda.Event
+"""A point in time on a device; on a CUDA device one that its queue of work passes, so that nobody need wait for it meanwhile."""
+
+
+def mark(device: str | torch.device, clock: Callable[[], float] = perf_counter) -> Mark:
+    """This point in time; ``clock`` is that of a CPU."""
+    if torch.device(device).type != "cuda":
+        return clock()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def seconds_between(earlier: Mark, later: Mark) -> float:
+    """How much later; the device must have passed both marks."""
+    if isinstance(earlier, float) and isinstance(later, float):
+        return later - earlier
+    return earlier.elapsed_time(later) / 1e3  # type: ignore[union-attr]
+
+
 @contextmanager
 def clocked(modules: Mapping[str, nn.Module], device: str | torch.device) -> Iterator[dict[str, float]]:
-    """Seconds in the forward pass of every module, by its name here, added up over its calls within the context.
+    """Seconds in the forward pass of every module, by its name here, added up over its calls; they are there when the context has ended.
 
     Args:
         modules: by any names; those that are never called get no seconds.
-        device: where they compute; a clock is read when all work queued on it is done.
+        device: where they compute.
     """
-    started: dict[str, float] = {}
+    started: dict[str, Mark] = {}
+    calls: list[tuple[str, Mark, Mark]] = []
     spent: dict[str, float] = {}
 
     def enter(name: str, *_: object) -> None:
-        wait_for(device)
-        started[name] = perf_counter()
+        started[name] = mark(device)
 
     def leave(name: str, *_: object) -> None:
-        wait_for(device)
-        spent[name] = spent.get(name, 0.0) + perf_counter() - started[name]
+        calls.append((name, started[name], mark(device)))
 
     with ExitStack() as hooks:
         for name, module in modules.items():
             hooks.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
             hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
         yield spent
+    wait_for(device)
+    for name, start, end in calls:
+        spent[name] = spent.get(name, 0.0) + seconds_between(start, end)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel
 
 from secateur.files import whole
 from secateur.structure.groups import Groups
-from secateur.timing import interleave, wait_for
+from secateur.timing import Mark, interleave, mark, seconds_between, wait_for
 
 PartTimes = dict[str, float]
 """Seconds of each part, by name."""
@@ -81,11 +82,11 @@ def measure_parts(
     runs: list[list[PartTimes]] = [[] for _ in models]
     with ExitStack() as clocks:
 
-        def run(model: PreTrainedModel, spent: PartTimes, taken: list[PartTimes]) -> None:
+        def run(model: PreTrainedModel, spent: Callable[[], PartTimes], taken: list[PartTimes]) -> None:
             model(**inputs)
-            spent.clear()
+            spent()
             model(**inputs)
-            taken.append(dict(spent))
+            taken.append(spent())
 
         candidates = {
             str(index): partial(run, model, clocks.enter_context(_clocked(model, parts)), runs[index])
@@ -103,30 +104,29 @@ def measure_parts(
 
 
 @contextmanager
-def _clocked(model: PreTrainedModel, parts: Mapping[str, str]) -> Iterator[PartTimes]:
-    """Seconds in every part, those in parts inside it not included, added up while the model runs."""
-    spent: PartTimes = defaultdict(float)
-    inside: list[str] = []
-    since = 0.0
+def _clocked(model: PreTrainedModel, parts: Mapping[str, str]) -> Iterator[Callable[[], PartTimes]]:
+    """What tells the seconds in every part since it was last asked, those in parts inside it not included."""
+    inside = [""]
+    turns: list[tuple[str, Mark]] = []
     # The time of the one thread that computes stands still while other work has its core.
     alone = model.device.type == "cpu" and torch.get_num_threads() == 1
     clock = thread_time if alone else perf_counter
 
-    def turn() -> None:
-        nonlocal since
-        wait_for(model.device)
-        now = clock()
-        if inside:
-            spent[inside[-1]] += now - since
-        since = now
-
     def enter(part: str, *_: object) -> None:
-        turn()
         inside.append(part)
+        turns.append((part, mark(model.device, clock)))
 
     def leave(*_: object) -> None:
-        turn()
         inside.pop()
+        turns.append((inside[-1], mark(model.device, clock)))
+
+    def spent() -> PartTimes:
+        wait_for(model.device)
+        seconds: PartTimes = defaultdict(float)
+        for (part, start), (_, end) in pairwise(turns):
+            seconds[part] += seconds_between(start, end)
+        turns.clear()
+        return dict(seconds)
 
     with ExitStack() as hooks:
         for path, module in model.named_modules():
