@@ -94,24 +94,24 @@ def wait_for(device: str | torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-Mark = float | torch.cuda.Event
-"""A point in time on a device; on a CUDA device one that its queue of work passes, so that nobody need wait for it meanwhile."""
+class Mark:
+    """A point in time: now, or on a CUDA device when it has done what is queued on it, for which nobody need wait meanwhile."""
 
+    def __init__(self, device: str | torch.device, clock: Callable[[], float] = perf_counter) -> None:
+        """``clock`` is that of a CPU."""
+        self._event: torch.cuda.Event | None = None
+        self._now = 0.0
+        if torch.device(device).type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record(torch.cuda.current_stream(device))
+        else:
+            self._now = clock()
 
-def mark(device: str | torch.device, clock: Callable[[], float] = perf_counter) -> Mark:
-    """This point in time; ``clock`` is that of a CPU."""
-    if torch.device(device).type != "cuda":
-        return clock()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
-
-
-def seconds_between(earlier: Mark, later: Mark) -> float:
-    """How much later; the device must have passed both marks."""
-    if isinstance(earlier, float) and isinstance(later, float):
-        return later - earlier
-    return earlier.elapsed_time(later) / 1e3  # type: ignore[union-attr]
+    def seconds_to(self, later: Mark) -> float:
+        """How much later another is; the device must have passed both."""
+        if self._event is None or later._event is None:
+            return later._now - self._now
+        return float(self._event.elapsed_time(later._event)) / 1e3
 
 
 @contextmanager
@@ -127,10 +127,10 @@ def clocked(modules: Mapping[str, nn.Module], device: str | torch.device) -> Ite
     spent: dict[str, float] = {}
 
     def enter(name: str, *_: object) -> None:
-        started[name] = mark(device)
+        started[name] = Mark(device)
 
     def leave(name: str, *_: object) -> None:
-        calls.append((name, started[name], mark(device)))
+        calls.append((name, started[name], Mark(device)))
 
     with ExitStack() as hooks:
         for name, module in modules.items():
@@ -139,7 +139,7 @@ def clocked(modules: Mapping[str, nn.Module], device: str | torch.device) -> Ite
         yield spent
     wait_for(device)
     for name, start, end in calls:
-        spent[name] = spent.get(name, 0.0) + seconds_between(start, end)
+        spent[name] = spent.get(name, 0.0) + start.seconds_to(end)
 
 
 @contextmanager

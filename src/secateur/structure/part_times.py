@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from secateur.files import whole
 from secateur.structure.groups import Groups
-from secateur.timing import Mark, interleave, mark, seconds_between, wait_for
+from secateur.timing import Mark, interleave, wait_for
 
 PartTimes = dict[str, float]
 """Seconds of each part, by name."""
@@ -114,17 +114,17 @@ def _clocked(model: PreTrainedModel, parts: Mapping[str, str]) -> Iterator[Calla
 
     def enter(part: str, *_: object) -> None:
         inside.append(part)
-        turns.append((part, mark(model.device, clock)))
+        turns.append((part, Mark(model.device, clock)))
 
     def leave(*_: object) -> None:
         inside.pop()
-        turns.append((inside[-1], mark(model.device, clock)))
+        turns.append((inside[-1], Mark(model.device, clock)))
 
     def spent() -> PartTimes:
         wait_for(model.device)
         seconds: PartTimes = defaultdict(float)
         for (part, start), (_, end) in pairwise(turns):
-            seconds[part] += seconds_between(start, end)
+            seconds[part] += start.seconds_to(end)
         turns.clear()
         return dict(seconds)
 
