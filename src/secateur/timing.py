@@ -102,7 +102,7 @@ class Mark:
         self._event: torch.cuda.Event | None = None
         self._now = 0.0
         if torch.device(device).type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(device))
         else:
             self._now = clock()
