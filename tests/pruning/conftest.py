@@ -35,13 +35,13 @@ def make_recognizer() -> MakeRecognizer:
 
 
 @pytest.fixture(scope="session")
-def save_conformer(
+def save_model(
     make_recognizer: MakeRecognizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """``save_conformer(width=32)``: a small random Conformer on disk, in single precision."""
+    """``save_model(width=32)``: a small random Conformer on disk, in single precision, or a model of another family."""
 
-    def save(**dimensions: int) -> Path:
-        recognizer = make_recognizer("conformer", **dimensions)
+    def save(family: str = "conformer", **dimensions: int) -> Path:
+        recognizer = make_recognizer(family, **dimensions)
         recognizer.model.float()
         folder = tmp_path_factory.mktemp("model")
         recognizer.save_pretrained(folder)

@@ -37,6 +37,7 @@ from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.structure import counting
 from secateur.training.checkpoint import read_state
+from tiny_models import FAMILIES
 
 # What the module makes once is made once only if all of it runs in one process.
 pytestmark = pytest.mark.xdist_group("compare")
@@ -46,8 +47,8 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def model(save_conformer: Callable[..., Path]) -> Path:
-    return save_conformer(layers=3)
+def model(save_model: Callable[..., Path]) -> Path:
+    return save_model(layers=3)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,20 @@ def test_every_method_meets_the_budget_and_is_measured(everything: tuple[Path, C
         model = secateur.load(out / row.name).model
         assert counting.parameters(model) == row.valid["params"]
     assert json.loads((out / RECORD).read_text()) == comparison.to_json()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_meets_a_budget_on_every_family(
+    settings: MakeSettings, save_model: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    """A budget that feed-forward units alone can meet too."""
+    wanted = replace(settings("all", keep=("params=85%",)), model=save_model(family, layers=4, units=60))
+    rows = compare(wanted, tmp_path / "out").rows
+    assert [(row.method, row.error) for row in rows] == [(method, None) for method in METHODS]
+    dense = counting.parameters(secateur.load(wanted.model).model)
+    for row in rows:
+        smaller = secateur.load(tmp_path / "out" / row.name).model
+        assert counting.parameters(smaller) == round(row.kept["params"] * dense) <= 0.85 * dense
 
 
 def test_only_what_decides_differs_between_methods(everything: tuple[Path, Comparison]) -> None:

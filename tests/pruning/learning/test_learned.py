@@ -55,8 +55,8 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def model(save_conformer: Callable[..., Path]) -> Path:
-    return save_conformer(width=32, units=96, channels=12)
+def model(save_model: Callable[..., Path]) -> Path:
+    return save_model(width=32, units=96, channels=12)
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +198,9 @@ def test_gates_learn_another_plan_than_scores_decided(settings: MakeSettings) ->
 
 
 def test_layers_that_scores_took_away_can_stay_away_in_the_search(
-    settings: MakeSettings, save_conformer: Callable[..., Path]
+    settings: MakeSettings, save_model: Callable[..., Path]
 ) -> None:
-    deep = save_conformer(layers=4)
+    deep = save_model(layers=4)
 
     def gone(*phases: str) -> set[str]:
         kept = prune(replace(settings("params=70%", "layerdrop", phases=phases), model=deep)).plan.kept

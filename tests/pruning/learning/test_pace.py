@@ -110,12 +110,12 @@ def test_no_speech_is_refused_elsewhere(make_recognizer: Callable[..., Recognize
 
 
 def test_a_run_that_goes_on_keeps_to_the_pace_that_it_found_first(
-    save_conformer: Callable[..., Path], record_noise: Callable[..., Path], tmp_path: Path
+    save_model: Callable[..., Path], record_noise: Callable[..., Path], tmp_path: Path
 ) -> None:
     speech = record_noise(*[1.0] * 30)
     learned = Learned(minutes=0.01, precision="float32", batch_seconds=2.0, validations=0)
     oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2, reconstruct_steps=2)
-    settings = PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned)
+    settings = PruneSettings(save_model(), speech, "params=60%", oneshot=oneshot, learned=learned)
     measured: list[float] = []
 
     def stopped(run: LearnedMethod) -> Decision:
@@ -143,7 +143,7 @@ def test_a_run_that_goes_on_keeps_to_the_pace_that_it_found_first(
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_a_run_by_the_clock_says_that_it_hears_less(
-    save_conformer: Callable[..., Path],
+    save_model: Callable[..., Path],
     record_noise: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     steps: int | None,
@@ -154,7 +154,7 @@ def test_a_run_by_the_clock_says_that_it_hears_less(
     oneshot = OneShot(score="wanda", score_minutes=0.3, reconstruct_minutes=0.2, reconstruct_steps=2)
     told: list[str] = []
     pruned = prune(
-        PruneSettings(save_conformer(), speech, "params=60%", oneshot=oneshot, learned=learned),
+        PruneSettings(save_model(), speech, "params=60%", oneshot=oneshot, learned=learned),
         tell=told.append,
         given=Given(pace=lambda *_: 60.0),
     )

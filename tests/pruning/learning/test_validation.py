@@ -27,8 +27,8 @@ RATE = 16000
 
 
 @pytest.fixture(scope="module")
-def model(save_conformer: Callable[..., Path]) -> Path:
-    return save_conformer(width=32, units=96, channels=12)
+def model(save_model: Callable[..., Path]) -> Path:
+    return save_model(width=32, units=96, channels=12)
 
 
 @pytest.fixture(scope="module")
