@@ -401,6 +401,15 @@ def test_speech_without_transcripts_is_refused_before_the_work(
         prune(settings(**no_transcripts(tmp_path)))
 
 
+@pytest.mark.parametrize("score", ["latent", "layerdrop", "depth"])
+def test_what_whole_modules_or_layers_cannot_meet_is_refused_before_the_work(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, score: str
+) -> None:
+    monkeypatch.setattr(room, "prune_oneshot", lambda *_: pytest.fail("it was pruned"))
+    with pytest.raises(SecateurError, match="would stay if all went that can"):
+        prune(settings("params=1%", score=score))
+
+
 def test_what_is_beyond_the_limit_is_not_validated_on_either(
     settings: MakeSettings, speech: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,6 +81,10 @@ class OneShot:
     def shares_evenly(self) -> bool:
         """Whether all groups keep the same fraction."""
         return self.uniform or SCORES[self.score].sharing == "uniform"
+
+    def judged(self, groups: Groups) -> Collection[str]:
+        """The groups that its plans may take from, at most."""
+        return SCORES[self.score].judged(groups)
 
     @property
     def minutes_scored(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def prune(
             if teacher is not None:
                 workspace.same("the teacher", lambda: weights_digest(teacher.model))
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
-            check_possible(groups, costs, budget)
+            check_possible(groups, costs, budget, _may_go(settings, groups))
         before = None
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
@@ -316,6 +316,13 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
     # What a GPU has no room for, and a training that came to nothing, must not cost what was scored and refitted before.
     free = () if trained else UNTRAINED if refitted else UNTRAINED + UNREFITTED
     return Workspace.of(Path(out), settings.plain(), free=free)
+
+
+def _may_go(settings: PruneSettings, groups: Groups) -> Collection[str]:
+    """The groups that a plan may take from, at most."""
+    phases = settings.learned.phases
+    by_gates = settings.method == "learned" and "search" in phases and "start" not in phases
+    return groups if by_gates else settings.oneshot.judged(groups)
 
 
 def _in_full(recognizer: Recognizer) -> Recognizer:

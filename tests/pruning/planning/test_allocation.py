@@ -332,8 +332,10 @@ def test_an_impossible_budget_is_refused_with_the_smallest_possible_of_each(
     with pytest.raises(
         SecateurError, match=r"the budget params=1%,macs=90% cannot be met: params=.* would stay if all went"
     ):
-        check_possible(groups, costs, Budget(params=0.01, macs=0.9))
-    check_possible(groups, costs, Budget(params=0.5))
+        check_possible(groups, costs, Budget(params=0.01, macs=0.9), groups)
+    check_possible(groups, costs, Budget(params=0.5), groups)
+    with pytest.raises(SecateurError, match="would stay if all went"):
+        check_possible(groups, costs, Budget(params=0.5), ["layers.0.conv"])
 
 
 def test_scores_for_another_model_are_a_mistake_of_the_caller(make_recognizer: MakeRecognizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,10 +67,12 @@ def allocate(
     return PruningPlan.keep(groups, kept)
 
 
-def check_possible(groups: Groups, costs: Mapping[str, CostModel], budget: Budget) -> None:
-    """Refuse before the work a budget that no plan meets, whatever scores will say; the arguments are those of `allocate`."""
+def check_possible(
+    groups: Groups, costs: Mapping[str, CostModel], budget: Budget, names: Collection[str]
+) -> None:
+    """Refuse before the work a budget that no plan meets which takes from the groups ``names`` alone; the other arguments are those of `allocate`."""
     limits = budget.limits(costs)
-    least = {name: group.counts()[0] for name, group in groups.items()}
+    least = {name: groups[name].counts()[0] for name in names}
     smallest = {name: costs[name](least) for name in limits}
     if any(smallest[name] > limit for name, limit in limits.items()):
         stays = _amounts(smallest, costs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -30,20 +30,25 @@ class Score:
         needs: statistics that must have been gathered.
         estimate: from the model, its groups and the statistics to an elimination for each group it can judge.
         sharing: how a budget is shared between groups: ``uniform``, the same fraction of each, where harms do not compare groups; ``weighed``, by
-            harms that count as much as `weighting` says; ``plain``, by harms as they are, where whole modules or layers go.
+            harms that count as much as `weighting` says; ``modules`` and ``layers``, which alone go then, by harms as they are.
         judges_width: whether it judges the residual width.
     """
 
     name: str
     needs: frozenset[Kind]
     estimate: Callable[[PreTrainedModel, Groups, Statistics], dict[str, Elimination]]
-    sharing: Literal["uniform", "weighed", "plain"] = "weighed"
+    sharing: Literal["uniform", "weighed", "modules", "layers"] = "weighed"
     judges_width: bool = True
 
     @property
     def rotates(self) -> bool:
         """Whether heads are rotated first, so that single dimensions of theirs, which it judges, mean something."""
         return self.sharing == "weighed" and "ablations" not in self.needs
+
+    def judged(self, groups: Groups) -> Collection[str]:
+        """The groups that it may take from, at most."""
+        alone = {"modules": groups.branches, "layers": groups.layers}
+        return alone.get(self.sharing, groups).keys()
 
     def __call__(self, model: PreTrainedModel, groups: Groups, statistics: Statistics) -> Scores:
         with torch.no_grad():
@@ -276,9 +281,9 @@ SCORES: Mapping[str, Score] = MappingProxyType(
             Score("taylor", frozenset({"slopes"}), taylor),
             Score("hessian", frozenset({"weights"}), hessian),
             Score("mope", frozenset({"ablations"}), mope),
-            Score("latent", frozenset({"ablations"}), latent, "plain", judges_width=False),
-            Score("layerdrop", frozenset(), layerdrop, "plain", judges_width=False),
-            Score("depth", frozenset({"depth"}), depth, "plain", judges_width=False),
+            Score("latent", frozenset({"ablations"}), latent, "modules", judges_width=False),
+            Score("layerdrop", frozenset(), layerdrop, "layers", judges_width=False),
+            Score("depth", frozenset({"depth"}), depth, "layers", judges_width=False),
             Score("random", frozenset(), random, "uniform"),
         )
     }
