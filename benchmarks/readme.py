@@ -28,6 +28,7 @@ METHOD_NAMES = {
     "learned": "`learned` with the search",
     "recovered": "`learned`",
     "oneshot": "`oneshot`",
+    "thorough": "`oneshot --refit-minutes 260 --refit-steps 1000`",
     "magnitude": "magnitude, nothing refitted",
 }
 
