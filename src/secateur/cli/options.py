@@ -233,9 +233,12 @@ def prepare(threads: int | None) -> None:
     import torch
     from transformers.utils import logging
 
+    from secateur.timing import hold_memory
+
     # transformers reports on its own loading and writing; what matters of it comes back as errors.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hold_memory()
     if threads is not None:
         torch.set_num_threads(threads)
 

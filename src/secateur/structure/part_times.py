@@ -35,7 +35,7 @@ Measure = Callable[
 """What `measure_parts` does."""
 
 FORMAT = "secateur-part-times"
-VERSION = 2
+VERSION = 3
 
 
 def parts_by_module(groups: Groups, model: PreTrainedModel) -> dict[str, str]:
