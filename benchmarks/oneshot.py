@@ -21,8 +21,6 @@ BUDGETS = ("params=70%", "params=50%", "params=50%,macs=50%", "params=70%,macs=7
 METHODS = ("oneshot", "thorough", "magnitude")
 """The command's defaults; refitting on all of the speech, with five times the steps; the smallest magnitudes, and nothing refitted."""
 
-THOROUGH = {"reconstruct_minutes": 260.0, "reconstruct_steps": 1000}
-
 
 def settings_of(method: str, options: argparse.Namespace) -> OneShot:
     """Of one of the methods."""
@@ -30,7 +28,7 @@ def settings_of(method: str, options: argparse.Namespace) -> OneShot:
         return OneShot(score="magnitude", reconstruct_minutes=0, seed=options.seed)
     chosen = OneShot(trials=options.trials, seed=options.seed)
     if method == "thorough":
-        chosen = replace(chosen, **THOROUGH)
+        chosen = replace(chosen, reconstruct_minutes=260.0, reconstruct_steps=1000)
     if options.minutes is None:
         return chosen
     return replace(chosen, score_minutes=options.minutes, reconstruct_minutes=options.minutes)
