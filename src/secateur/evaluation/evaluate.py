@@ -72,8 +72,9 @@ def evaluate(
 
     rows: dict[int, UtteranceResult] = {}
     words = Counts()
-    # The first pass loads libraries and kernels, which takes seconds on a GPU and is no time of the model's.
-    recognizer.transcribe_batch([np.zeros(recognizer.sample_rate, np.float32)])
+    if recognizer.model.device.type == "cuda":
+        # The first pass loads libraries and kernels, which takes seconds and is no time of the model's.
+        recognizer.transcribe_batch([np.zeros(recognizer.sample_rate, np.float32)])
     start = perf_counter()
     with clocked({"model": recognizer.model}, recognizer.model.device) as spent:
         for batch in read_batches(transcribed, recognizer.sample_rate, batch_seconds, skips=skips):
