@@ -383,8 +383,8 @@ def test_a_refitting_that_memory_does_not_hold_costs_no_scores(
         with pytest.raises(torch.OutOfMemoryError):
             prune(asked, out)
     monkeypatch.setattr(room, "decide", lambda *_, **__: pytest.fail("it was scored again"))
-    prune(asked.changed({"oneshot.reconstruct_minutes": 0.05}), out)
-    assert PruneSettings.from_yaml(out / "run.yaml").oneshot.reconstruct_minutes == 0.05
+    prune(asked.changed({"oneshot.reconstruct_minutes": 0.07}), out)
+    assert PruneSettings.from_yaml(out / "run.yaml").oneshot.reconstruct_minutes == 0.07
 
 
 def test_what_was_refitted_stays_refitted_so(settings: MakeSettings, tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_what_was_refitted_stays_refitted_so(settings: MakeSettings, tmp_path: P
     Workspace.of(tmp_path / "out", asked.plain())._lock.release()
     (Workspace.place(tmp_path / "out") / "reconstruct.pt").touch()
     with pytest.raises(SecateurError, match="oneshot.reconstruct_minutes was"):
-        prune(asked.changed({"oneshot.reconstruct_minutes": 0.05}), tmp_path / "out")
+        prune(asked.changed({"oneshot.reconstruct_minutes": 0.07}), tmp_path / "out")
 
 
 @pytest.mark.parametrize("what", ["the model", "the teacher", "the speech"])
