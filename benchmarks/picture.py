@@ -180,20 +180,20 @@ def _names(panel: Axes, points: Sequence[Point], cost: str) -> None:
     named: dict[str, Point] = {}
     for point in sorted(points, key=lambda each: (-budgets[each.budget], each.costs[cost])):
         named.setdefault(point.name, point)
-    for budget in budgets:
+    for budget in dict.fromkeys(point.budget for point in named.values() if point.budget):
         column = sorted((p for p in named.values() if p.budget == budget), key=lambda point: point.wer)
         places = [_place(panel, point, cost) for point in column]
-        x = max((x for x, _ in places), default=0.0) + 20
+        x = max(x for x, _ in places) + 20
         heights = _spread([y for _, y in places])
-        for point, place, y in zip(column, places, heights, strict=True):
-            _name(panel, point, cost, place, (x, y), "left", tied=True)
+        for point, y in zip(column, heights, strict=True):
+            _name(panel, point, cost, (x, y), "left", tied=True)
     for point in named.values():
         if not point.budget:
             x, y = _place(panel, point, cost)
             # Lines lead to the unpruned model from above.
             beside = point.name == UNPRUNED
             at, side = ((x + 8, y), "left") if beside else ((x + 20, y + 16), "right")
-            _name(panel, point, cost, (x, y), at, side, tied=False)
+            _name(panel, point, cost, at, side, tied=False)
 
 
 def _place(panel: Axes, point: Point, cost: str) -> tuple[float, float]:
@@ -202,22 +202,13 @@ def _place(panel: Axes, point: Point, cost: str) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def _name(
-    panel: Axes,
-    point: Point,
-    cost: str,
-    place: tuple[float, float],
-    at: tuple[float, float],
-    side: str,
-    *,
-    tied: bool,
-) -> None:
+def _name(panel: Axes, point: Point, cost: str, at: tuple[float, float], side: str, *, tied: bool) -> None:
     from matplotlib.patheffects import withStroke
 
     line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4}
     panel.annotate(
         point.name if (point.name, cost) != (WHISPER, "time") else f"{WHISPER}, decoding too",
-        xy=place,
+        xy=_place(panel, point, cost),
         xytext=at,
         xycoords="figure points",
         textcoords="figure points",
