@@ -45,7 +45,13 @@ def _parakeet(
 
 
 def _wav2vec2(
-    layers: int, heads: int, width: int, units: int, channels: int, **settings: object
+    layers: int,
+    heads: int,
+    width: int,
+    units: int,
+    channels: int,
+    conv_stride: tuple[int, ...] = (5, 2, 2),
+    **settings: object,
 ) -> PreTrainedModel:
     config = Wav2Vec2Config(
         vocab_size=7,
@@ -55,7 +61,7 @@ def _wav2vec2(
         intermediate_size=units,
         conv_dim=(channels, channels, 8),
         conv_kernel=(10, 3, 3),
-        conv_stride=(5, 2, 2),
+        conv_stride=conv_stride,
         num_feat_extract_layers=3,
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,

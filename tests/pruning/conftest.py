@@ -40,7 +40,7 @@ def save_model(
 ) -> Callable[..., Path]:
     """``save_model(width=32)``: a small random Conformer on disk, in single precision, or a model of another family."""
 
-    def save(family: str = "conformer", **dimensions: int) -> Path:
+    def save(family: str = "conformer", **dimensions: object) -> Path:
         recognizer = make_recognizer(family, **dimensions)
         recognizer.model.float()
         folder = tmp_path_factory.mktemp("model")
