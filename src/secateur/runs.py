@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import NoneType, UnionType
@@ -39,8 +39,11 @@ class Settings:
         """The same settings but for some values.
 
         >>> settings.changed({"keep": "params=30%", "learned.steps": 2000})
+
+        Raises:
+            SecateurError: there is no such setting, or no such section of settings.
         """
-        return _changed(self, values)
+        return _changed(self, values, "")
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON and YAML have them: paths as text, tuples as lists."""
@@ -80,8 +83,10 @@ class Settings:
             raise SecateurError(f"{path}: {error}") from None
 
 
-def _changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
-    """``learned.steps`` is a setting of ``learned``."""
+def _changed(settings: _Settings, values: Mapping[str, Any], section: str) -> _Settings:
+    """``learned.steps`` is a setting of ``learned``; ``section`` is the name of what is changed."""
+    if not is_dataclass(settings):
+        raise SecateurError(f"{section} is {settings!r}, which is not a section of settings")
     own: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -90,8 +95,13 @@ def _changed(settings: _Settings, values: Mapping[str, Any]) -> _Settings:
             inner.setdefault(first, {})[rest] = value
         else:
             own[first] = value
+    prefix = f"{section}." if section else ""
+    _check_known(type(settings), {**own, **inner}, prefix)
     # All at once: on the way from one sound state to another there may be none.
-    own |= {first: _changed(own.get(first, getattr(settings, first)), rest) for first, rest in inner.items()}
+    own |= {
+        first: _changed(own.get(first, getattr(settings, first)), rest, f"{prefix}{first}")
+        for first, rest in inner.items()
+    }
     result: _Settings = replace(cast("Any", settings), **own)
     return result
 
@@ -179,18 +189,24 @@ def _built(kind: type[_Settings], section: Any, name: str) -> _Settings:
     """A dataclass of a section of the file; ``name`` is the section's."""
     if not isinstance(section, dict):
         raise SecateurError(f"{name or SECTION} is {section!r}, which is not a section of settings")
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     prefix = f"{name}." if name else ""
-    for key, value in section.items():
-        if key not in known:
-            raise SecateurError(
-                f"{prefix}{key} is {value!r}, but there is no such setting; there are {', '.join(known)}"
-            )
+    known = _check_known(kind, section, prefix)
     for key, each in known.items():
         if key not in section and each.default is MISSING and each.default_factory is MISSING:
             raise SecateurError(f"{prefix}{key} is missing; add it under {name or SECTION}")
     types = get_type_hints(kind)
     return kind(**{key: _fitted(types[key], value, f"{prefix}{key}") for key, value in section.items()})
+
+
+def _check_known(kind: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Field[Any]]:
+    """The settings of a section by name, which those that are given are among."""
+    known = {each.name: each for each in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise SecateurError(
+                f"{prefix}{key} is {value!r}, but there is no such setting; there are {', '.join(known)}"
+            )
+    return known
 
 
 def _fitted(kind: Any, value: Any, name: str) -> Any:

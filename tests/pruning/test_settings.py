@@ -171,3 +171,21 @@ def test_values_change_by_their_names() -> None:
 def test_a_teacher_that_would_teach_nobody_is_refused() -> None:
     with pytest.raises(SecateurError, match="a teacher is of no use to the method oneshot"):
         PruneSettings("model", "speech", "50%", teacher="other", method="oneshot")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kep": "50%"}, r"^kep is '50%', but there is no such setting; there are model, data, keep, "),
+        ({"lerned.rate": 1e-4}, r"^lerned is .*, but there is no such setting; there are model, "),
+        (
+            {"learned.rat": 1e-4},
+            r"^learned\.rat is 0\.0001, but there is no such setting; there are minutes, ",
+        ),
+        ({"keep.params": "50%"}, r"^keep is '50%', which is not a section of settings$"),
+    ],
+)
+def test_settings_that_there_are_not_cannot_be_changed(values: dict[str, object], message: str) -> None:
+    settings = PruneSettings("m.nemo", data="d", keep="50%")
+    with pytest.raises(SecateurError, match=message):
+        settings.changed(values)

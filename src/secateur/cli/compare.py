@@ -107,7 +107,7 @@ def compare(
     distillation in the same way, even where the score's authors do neither. `obs` is what `secateur prune` does by default; `search` learns
     gates from there in a part of the same time. `scratch` keeps the same fraction of everything, drawn at random, and refits
     nothing: a narrower model, trained anew.
-    `torch-pruning` is that library (an extra, `rivals`), which prunes feed-forward units only; recovery is the same.
+    `torch-pruning` is that library (an extra, `rivals`), which is let prune feed-forward units only; recovery is the same.
 
     Given again, the command goes on where it was stopped, and with other methods or budgets it adds them.
     """

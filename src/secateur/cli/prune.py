@@ -84,7 +84,7 @@ SCORES = (
     "--out",
     required=True,
     type=click.Path(file_okay=False),
-    help="Folder for the result: new, empty, or of an earlier one.",
+    help="Folder for the result: new, empty, or with an earlier result, which is replaced.",
 )
 @click.option(
     "--config",
