@@ -343,6 +343,18 @@ def forget_tokenizer(folder: Path) -> None:
         file.unlink()
 
 
+def spoil_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+
+
+def edit(file: str, **settings: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return change
+
+
 def put_nan(folder: Path) -> None:
     recognizer = conformer()
     with torch.no_grad():
@@ -358,6 +370,13 @@ def put_nan(folder: Path) -> None:
         (other_class, "is a bert model; supported are CTC models"),
         (break_config, "no checkpoint that transformers can read"),
         (forget_tokenizer, "feature extractor or tokenizer does not load"),
+        (spoil_tokenizer, "feature extractor or tokenizer does not load"),
+        (edit("config.json", hidden_size="16"), "no checkpoint that transformers can read"),
+        (edit("config.json", num_attention_heads=0), "no checkpoint that transformers can read"),
+        (
+            edit("preprocessor_config.json", feature_size=20),
+            "features have 20 bins for each frame, and its model hears 16",
+        ),
         (put_nan, "layers.1.conv.norm.running_var has values that are not finite"),
     ],
 )
@@ -370,6 +389,29 @@ def test_a_damaged_checkpoint_is_one_sentence(
     with pytest.raises(SecateurError, match=complaint) as caught:
         secateur.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_code_that_lies_beside_a_model_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    (tmp_path / "mine.py").write_text("raise SystemExit('it was run')\n")
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}})
+    )
+    with pytest.raises(SecateurError, match="no checkpoint that transformers can read"):
+        secateur.load(tmp_path)
+    conformer().save_pretrained(tmp_path / "model")
+    (tmp_path / "mine.py").rename(tmp_path / "model" / "mine.py")
+    own = {"feature_extractor_type": "Mine", "auto_map": {"AutoFeatureExtractor": "mine.Mine"}}
+    edit("preprocessor_config.json", **own)(tmp_path / "model")
+    with pytest.raises(SecateurError, match="feature extractor or tokenizer does not load"):
+        secateur.load(tmp_path / "model")
+
+
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(SecateurError, match="the name of the model is empty; give a .nemo archive"):
+        secateur.load("")
 
 
 @pytest.mark.parametrize(

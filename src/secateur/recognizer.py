@@ -229,6 +229,11 @@ def load(
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise SecateurError(f"{source}: {name} has values that are not finite (NaN or infinity)")
+    config = getattr(model.config, "encoder_config", model.config)
+    if model.main_input_name == "input_features" and features.feature_size != config.num_mel_bins:
+        raise SecateurError(
+            f"{source}: its features have {features.feature_size} bins for each frame, and its model hears {config.num_mel_bins}"
+        )
     cast(model, dtype)
     recognizer = Recognizer(model.to(device=device), features, tokenizer)
     counted = inputs_per_second(model)
@@ -246,6 +251,10 @@ def find(source: str | Path) -> Path | None:
     Raises:
         SecateurError: it looks like a path, and nothing is there.
     """
+    if not str(source).strip():
+        raise SecateurError(
+            "the name of the model is empty; give a .nemo archive, a checkpoint folder or a hub name"
+        )
     path = expanded(source)
     if is_there(path):
         return path
@@ -263,10 +272,9 @@ def _read_pretrained(
 
     model = load_model(source)
     try:
-        features = AutoFeatureExtractor.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # The last two are what comes of files that are not there.
+        features = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower, and files that are not there lead to many errors
         raise SecateurError(
             f"{source}: its feature extractor or tokenizer does not load ({reason(error)}): are its files there, such as "
             "preprocessor_config.json, and vocab.json or tokenizer.json?"

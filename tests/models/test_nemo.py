@@ -321,6 +321,13 @@ def test_every_renamed_tensor_is_in_the_table_once() -> None:
             "is .* in the checkpoint, .* by its configuration",
         ),
         (edited(encoder=None), "has no encoder section"),
+        (
+            CONFIG | {"encoder": {k: v for k, v in CONFIG["encoder"].items() if k != "d_model"}},
+            "model_config.yaml makes no sense .it has no 'd_model'",
+        ),
+        (edited(encoder={"n_layers": "${n}"}), "model_config.yaml makes no sense .invalid literal for int"),
+        (edited(encoder={"n_heads": 3}), "makes no sense .hidden_size 8 does not divide into 3"),
+        (edited(tokenizer="bpe"), "model_config.yaml makes no sense ."),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(

@@ -356,6 +356,33 @@ def test_with_other_speech_to_measure_on_what_is_there_is_measured_anew(
     assert all(row.test is not None for row in rows)
 
 
+def test_runs_are_not_forgotten_while_they_are_measured_anew(
+    settings: MakeSettings, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(settings("magnitude"), tmp_path)
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "_row", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            compare(settings("random", test=speech), tmp_path)
+    rows = compare(settings("random", test=speech), tmp_path).rows
+    assert [row.method for row in rows] == ["magnitude", "random"]
+
+
+def test_a_model_that_has_changed_since_is_refused(
+    settings: MakeSettings, save_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = replace(settings("magnitude"), model=save_model(layers=3))
+    compare(asked, tmp_path)
+    shutil.rmtree(asked.model)
+    save_model(layers=3, seed=1).rename(asked.model)
+    with pytest.raises(SecateurError, match="has changed since the runs in .* were made: give another"):
+        compare(asked, tmp_path)
+
+
 def test_methods_and_budgets_can_be_added(settings: MakeSettings, tmp_path: Path) -> None:
     compare(settings("magnitude"), tmp_path)
     rows = compare(settings("random", keep=("80%",)), tmp_path).rows
@@ -399,6 +426,7 @@ def test_runs_with_other_settings_are_refused_with_what_differs(
         ({"keep": ("50",)}, "'50' in it, which limits none of"),
         ({"keep": ("50%,,30%",)}, "'' in it, which limits none of"),
         ({"keep": ("params=50%,30%",)}, "has '30%' in it"),
+        ({"rounds": 0}, "rounds is 0; give a finite number above 0"),
         ({"methods": ()}, "there is no method to compare; choose all, or among search, "),
         ({"methods": ("luck",)}, "there is no method 'luck'; choose all, or among search, "),
         ({"data": "nowhere"}, "nowhere does not exist"),

@@ -92,6 +92,12 @@ def test_a_budget_of_everything_changes_nothing_that_is_heard(recognizer: Recogn
         assert error(whole, recognizer) < 1e-12
 
 
+@pytest.mark.parametrize("score", ["latent", "layerdrop", "depth"])
+def test_whole_modules_and_layers_have_no_fraction_to_keep(score: str) -> None:
+    with pytest.raises(SecateurError, match=f"the score {score} removes whole .*: leave uniform out"):
+        OneShot(score, uniform=True)
+
+
 def test_uniform_keeps_the_same_fraction_of_every_group(recognizer: Recognizer) -> None:
     plan, _ = cut(recognizer, keep="params=60%", score="magnitude", uniform=True)
     groups, counts = find_groups(recognizer.model), plan.counts()

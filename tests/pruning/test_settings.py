@@ -33,9 +33,9 @@ SETTINGS = st.builds(
         OneShot,
         score=st.sampled_from(sorted(SCORES)),
         score_minutes=ABOVE_NOTHING,
-        uniform=st.booleans(),
         seed=st.integers(0, 2**32 - 1),
-    ),
+    )
+    | st.just(OneShot("magnitude", uniform=True)),
     learned=st.builds(
         Learned,
         minutes=NUMBERS,
@@ -171,6 +171,13 @@ def test_values_change_by_their_names() -> None:
 def test_a_teacher_that_would_teach_nobody_is_refused() -> None:
     with pytest.raises(SecateurError, match="a teacher is of no use to the method oneshot"):
         PruneSettings("model", "speech", "50%", teacher="other", method="oneshot")
+
+
+def test_numbers_of_units_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(SecateurError, match="multiple_of is 0; give a finite number above 0"):
+        Scope(multiple_of=0)
+    with pytest.raises(SecateurError, match="min_heads is -1; give 0 or more"):
+        Scope(min_heads=-1)
 
 
 @pytest.mark.parametrize(

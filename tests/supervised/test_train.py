@@ -351,6 +351,10 @@ def test_speech_to_measure_on_that_is_not_there_is_refused_before_the_work(
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(SecateurError, match="too much of the data cannot be read .skipped 11 of 11: .*0.wav"):
         train(settings(speech, valid=manifest), tmp_path / "out")
+    # Fewer than are skipped without a word are all that there is.
+    manifest.write_text(json.dumps(lines[0]) + "\n", encoding="utf-8")
+    with pytest.raises(SecateurError, match="0.wav"):
+        train(settings(speech, valid=manifest), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -356,6 +356,28 @@ def test_a_phase_whose_length_is_not_known_yet_begins_anew(
     assert not list(tmp_path.iterdir())
 
 
+def test_speech_that_fails_costs_nothing_that_was_learned(tmp_path: Path) -> None:
+    def fail(step: int) -> None:
+        if step == 5:
+            raise SecateurError("the disk is gone")
+
+    path = tmp_path / "state.pt"
+    with pytest.raises(SecateurError, match="the disk is gone"):
+        trained(LeastSquares(), Length(steps=9), before=fail, checkpoint=path)
+    objective = LeastSquares()
+    trained(objective, Length(steps=9), checkpoint=path)
+    assert objective.steps == 4
+    alone = LeastSquares()
+    trained(alone, Length(steps=9))
+    assert torch.equal(objective.weight, alone.weight)
+
+
+def test_the_last_step_is_in_the_curve_however_many_there_are() -> None:
+    progress = trained(LeastSquares(), Length(steps=2 * room.HISTORY + 1), loop={"validations": 0}).progress
+    assert progress.history[-1]["step"] == 2 * room.HISTORY + 1
+    assert len(progress.history) == room.HISTORY + 1
+
+
 def test_the_share_that_is_done_rises_from_nothing_by_even_steps() -> None:
     objective = LeastSquares()
     trained(objective, Length(steps=8))

@@ -134,6 +134,15 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Workspace.of(tmp_path / "file" / "out", BEFORE)
 
 
+def test_a_folder_that_holds_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    thesis = tmp_path / "out.unfinished" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.touch()
+    with pytest.raises(SecateurError, match="out.unfinished, where unfinished work is kept, holds something"):
+        Workspace.of(tmp_path / "out", BEFORE)
+    assert thesis.exists()
+
+
 def test_a_file_that_was_half_written_when_the_run_was_killed_is_never_read(tmp_path: Path) -> None:
     kept = stopped(tmp_path / "out").folder
     assert kept is not None

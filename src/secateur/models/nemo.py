@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, reason
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces, tokenizer_from_sentencepiece
 
@@ -71,6 +71,19 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
             raise SecateurError(
                 f"{path}: model_config.yaml has no {part} section, so the model cannot be built"
             )
+    try:
+        model, features, tokenizer = _built(path, config, files, weights)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        raise SecateurError(f"{path}: model_config.yaml makes no sense ({what})") from None
+    _load_weights(path, model, weights)
+    return model.eval(), features, tokenizer
+
+
+def _built(
+    path: Path, config: dict[str, Any], files: dict[str, bytes], weights: dict[str, Tensor]
+) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, ParakeetTokenizer]:
+    """What the settings describe, its weights still random."""
     tokenizer = _tokenizer(path, config, files)
     blank = len(tokenizer) - 1
     classes = config["decoder"].get("num_classes")
@@ -82,9 +95,7 @@ def read_nemo(path: Path) -> tuple[PreTrainedModel, ParakeetFeatureExtractor, Pa
             "they must be n, n and n + 1 (the blank)"
         )
     features = _feature_extractor(path, config["preprocessor"], weights)
-    model = _model(path, config, blank)
-    _load_weights(path, model, weights)
-    return model.eval(), features, tokenizer
+    return _model(path, config, blank), features, tokenizer
 
 
 def _ctc_half(

@@ -74,6 +74,11 @@ class OneShot:
                 f"{self.score_minutes:g} minutes to score on and {self.reconstruct_minutes:g} to refit on make no sense; "
                 "give a finite number above 0, and one of 0 or more"
             )
+        sharing = SCORES[self.score].sharing
+        if self.uniform and sharing in ("modules", "layers"):
+            raise SecateurError(
+                f"the score {self.score} removes whole {sharing}, of which there is no fraction to keep: leave uniform out"
+            )
         check_not_negative(self, "reconstruct_steps")
         check_seed(self.seed)
 
@@ -151,7 +156,7 @@ class Decision:
     def of(cls, state: Mapping[str, Any], recognizer: Recognizer, groups: Groups) -> Decision:
         """What `state` was made from."""
         plan = PruningPlan.from_json(state["plan"]).resolved(groups)
-        return cls(Judgement.of(state, recognizer), plan, state.get("minutes", 0.0))
+        return cls(Judgement.of(state, recognizer), plan, state["minutes"])
 
 
 def prune_oneshot(

@@ -248,6 +248,8 @@ class _Task:
             heard = float(everything.seconds.sum())
             workspace.same("the model", lambda: f"{weights_digest(dense.model)} in {dense.model.dtype}")
             workspace.same("the speech", lambda: everything.said)
+            # Batches have other lengths on a CPU.
+            workspace.same("the kind of device", lambda: dense.model.device.type)
             rest, held = set_aside(everything, valid, settings.learned, settings.oneshot.seed)
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)

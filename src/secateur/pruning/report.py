@@ -44,7 +44,11 @@ def made_report(
         "before": before,
         "after": after,
         "kept": {name: value / before[name] for name, value in after.items()},
-        "units": {name: [counts.get(name, group.size), group.size] for name, group in groups.items()},
+        # A plan does not list what goes with the layer or the module that it is in.
+        "units": {
+            name: [0 if plan.gone.intersection(group.inside) else counts.get(name, group.size), group.size]
+            for name, group in groups.items()
+        },
     }
     if heard is not None:
         for name, evaluation in (("before", heard.second), ("after", heard.first)):

@@ -63,19 +63,20 @@ def comparison_page(folders: Sequence[str | Path], times: Mapping[str, float] | 
     times = times or {}
     runs = [(letters, read(folder)) for letters, folder in zip(_letters(), folders, strict=False)]
     names = Counter(run.name for _, run in runs)
-    pictures = []
+    pictures, shares = [], []
     for _, run in runs:
         with sound(run.folder / REPORT):
             # What was trained is whole.
             pictures.append(None if isinstance(run, Training) else picture(run.report["units"]))
+            shares.append(_time(run, times))
             if isinstance(run, Result):
                 run.limits()
     return render(
         "comparison.html",
         runs=[
             # Folders of one name are told apart by where they are.
-            (letters, run, run.name if names[run.name] == 1 else str(run.folder), _time(run, times), drawn)
-            for (letters, run), drawn in zip(runs, pictures, strict=True)
+            (letters, run, run.name if names[run.name] == 1 else str(run.folder), share, drawn)
+            for (letters, run), share, drawn in zip(runs, shares, pictures, strict=True)
         ],
         unpruned=_unpruned([run for _, run in runs]),
         strides=len({run.report["before"]["params"] for _, run in runs if isinstance(run, Result)}) > 1,

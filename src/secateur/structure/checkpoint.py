@@ -132,12 +132,12 @@ def load_model(folder: str | Path) -> PreTrainedModel:
     """
     source = str(folder)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except StrictDataclassError as error:
         raise SecateurError(
             f"{source}: its config.json makes no sense: {' '.join(str(error).split())}"
         ) from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         what, instead = f"{source} is no checkpoint that transformers can read", ""
         if not Path(source).exists():
             what = f"there is no file or folder {source} here, and as a name on the Hugging Face Hub it does not load"

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from secateur.errors import SecateurError
+
 FRAMES_PER_SECOND = 100
 """Feature frames of models that hear mel features: a hop of 10 ms, as NeMo's and transformers' extractors have it.
 
@@ -47,10 +49,18 @@ def macs_by_module(model: PreTrainedModel, seconds: float) -> dict[str, int]:
     """Multiply-accumulates of every module that was called, those of its children included.
 
     Names are those of ``model.named_modules()``, hence ``""`` is the whole model. See `macs` for what is counted.
+
+    Raises:
+        SecateurError: the utterance is too short to give the model one frame.
     """
     skeleton = _skeleton(model)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        skeleton(**example_input(skeleton, seconds))
+        try:
+            skeleton(**example_input(skeleton, seconds))
+        except RuntimeError as error:
+            raise SecateurError(
+                f"{seconds:g} s of audio are too short for {type(model).__name__} to hear: give 1 s or more"
+            ) from error
     root = type(skeleton).__name__
     flops = {
         name.removeprefix(root).removeprefix("."): sum(by_operation.values())

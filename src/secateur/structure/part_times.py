@@ -92,7 +92,7 @@ def measure_parts(
             str(index): partial(run, model, clocks.enter_context(_clocked(model, parts)), runs[index])
             for index, model in enumerate(models)
         }
-        interleave(candidates, rounds=rounds, warm_up=1, device=models[0].device)
+        interleave(candidates, rounds=rounds, warm_up=0, device=models[0].device)
     first = [sum(taken.values()) for taken in runs[0]]
 
     def typical(taken: list[PartTimes], part: str) -> float:

@@ -30,7 +30,7 @@ class PruningPlan:
     >>> smaller = slice_model(model, plan)
 
     What `prune` decides by a score that compares units of all groups, as by default, is about a model whose heads were rotated before
-    (`pruning.rotation`): units of query/key and value widths in its ``plan.json`` are no dimensions of the model that it began with.
+    (`pruning.scoring.rotation`): units of query/key and value widths in its ``plan.json`` are no dimensions of the model that it began with.
 
     Attributes:
         family: the model's family.

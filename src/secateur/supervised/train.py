@@ -104,6 +104,8 @@ def train(
             if begun is not None:
                 workspace.same("the model that it began with", lambda: weights_digest(begun.model))
             workspace.same("the speech", lambda: pool.said)
+            # Batches have other lengths on a CPU.
+            workspace.same("the kind of device", lambda: torch.device(device).type)
         if speech.left_out:
             tell(speech.said())
         transcripts = [text for text in map(pool.text, range(len(pool))) if text is not None]
@@ -150,7 +152,7 @@ def train(
             "left_out": speech.left_out,
             "skipped": skips.skipped,
             "steps": made["steps"],
-            "kept_step": made.get("kept_step"),
+            "kept_step": made["kept_step"],
         }
         if valid is not None:
             with clock.time("evaluate"):

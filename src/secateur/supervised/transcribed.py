@@ -90,7 +90,7 @@ def scorable(data: str | Path, limit: int | None) -> Corpus:
     """Speech to measure on; refused here, before the work, rather than in the midst of it.
 
     Raises:
-        SecateurError: it has no transcripts, the corpus is not there, or too much of it cannot be read.
+        SecateurError: it has no transcripts, the corpus is not there, or too much of it, or all, cannot be read.
     """
     valid, skips = open_corpus(data, limit=limit), SkipLog()
     for entry in valid.scorable():
@@ -103,4 +103,5 @@ def scorable(data: str | Path, limit: int | None) -> Corpus:
             skips.skip(Skipped(entry.id, str(error)))
         else:
             skips.count()
+    skips.check_any_read()
     return valid

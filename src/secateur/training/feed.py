@@ -77,7 +77,7 @@ class Stretch:
 class Feed:
     """Endless batches of augmented speech, an iterator and a context manager.
 
-    Batch k depends on the pool, the settings, the seed and k alone, so that a run that goes on at step k hears what it would
+    Batch k depends on the pool, the settings, the seed, the kind of device and k alone, so that a run that goes on at step k hears what it would
     have heard. Every epoch hears every utterance once, in an order of its own. A thread prepares batches ahead until
     the feed is closed; what goes wrong in it is raised where its batch was asked for.
 

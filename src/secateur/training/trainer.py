@@ -181,7 +181,13 @@ class Trainer:
         with patience() as interrupted, feed(progress.step) as batches:
             written = perf_counter()
             while (progress.total is None or progress.step < progress.total) and not interrupted():
-                self.step(next(batches))
+                try:
+                    batch = next(batches)
+                except Exception:
+                    # What goes wrong with the speech costs nothing that is learned.
+                    self._write()
+                    raise
+                self.step(batch)
                 if perf_counter() - written > self._pause:
                     written = self._write()
             # At the end of the phase too: what comes after it takes its time, and may be stopped.
@@ -272,7 +278,7 @@ class Trainer:
         step, total = self.progress.step, self.progress.total
         if total is None:
             return
-        if step % max(1, total // HISTORY) == 0 and self._broken == 0:
+        if (step % max(1, total // HISTORY) == 0 or step >= total) and self._broken == 0:
             self.progress.history.append({"step": float(step), **figures})
         # Spread over all steps, of which there may be fewer or more than was thought at the last one.
         done = [row["step"] for row in self.progress.history if "WER" in row and row["step"]]
@@ -347,6 +353,7 @@ class Trainer:
                 "best": None if progress.best is None else tuple(progress.best),
                 "average": progress.average,
                 "laps": self._laps,
+                "stepping": self._stepping,
                 "validating": self._validating,
                 "model": self.objective.model_state(),
                 "objective": self.objective.state_dict(),
@@ -362,7 +369,8 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(known)
-        self._laps, self._validating, self._resumed = state["laps"], state["validating"], True
+        self._laps, self._stepping, self._validating = state["laps"], state["stepping"], state["validating"]
+        self._resumed = True
         best, average = state["best"], state["average"]
         if average is not None:
             # It goes on where the model is.

@@ -61,6 +61,11 @@ class Workspace:
             for partial in folder.glob(".*.partial"):
                 # A run that was killed was writing it.
                 partial.unlink(missing_ok=True)
+            if not known.is_file() and any(each.name != LOCK for each in folder.iterdir()):
+                workspace.release()
+                raise SecateurError(
+                    f"{folder}, where unfinished work is kept, holds something else: move it, or choose another place"
+                )
             if not (workspace.resumes and known.is_file()):
                 (folder / FIGURES).unlink(missing_ok=True)
                 known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from secateur.errors import SecateurError
 from secateur.files import make_folder, write_text
 from secateur.pruning.compare.settings import CompareSettings, run_name
 
@@ -67,6 +68,7 @@ class Comparison:
         unpruned: figures of the unpruned model: on ``valid`` and, where there is one, on ``test``.
         rows: by budget, and then by method.
         environment: versions, the machine, the device and the precision.
+        weights: digest of those of the unpruned model.
         pace: seconds that the unpruned model takes for a second of speech, by which runs by the clock share out their time.
     """
 
@@ -74,6 +76,7 @@ class Comparison:
     unpruned: Mapping[str, Mapping[str, Any]]
     rows: Sequence[Row]
     environment: Mapping[str, str]
+    weights: str
     pace: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +84,7 @@ class Comparison:
         return {
             "settings": dict(self.settings),
             "environment": dict(self.environment),
+            "weights": self.weights,
             "unpruned": dict(self.unpruned),
             "pace": self.pace,
             "rows": [{"folder": row.name, **asdict(row)} for row in self.rows],
@@ -92,22 +96,27 @@ class Known:
     """What an earlier call found out.
 
     Attributes:
-        runs: methods and budgets that came to a result.
         unpruned: figures of the unpruned model, where they are of the same speech, device and precision.
-        rows: of those runs, by method and budget, where they are so too.
+        rows: of runs that came to a result, by method and budget, where they are so too.
         failed: rows of runs that came to none.
         pace: of the unpruned model, where it was measured under the same conditions.
     """
 
-    runs: Sequence[tuple[str, str]] = ()
     unpruned: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: Mapping[tuple[str, str], Row] = field(default_factory=dict)
     failed: Mapping[tuple[str, str], Row] = field(default_factory=dict)
     pace: float | None = None
 
     @classmethod
-    def read(cls, file: Path, settings: CompareSettings, machine: Mapping[str, str]) -> Known:
-        """Read a record. One of other speech, or of another device or precision than ``machine`` has, tells of runs alone; one that is not there, or damaged, of nothing."""
+    def read(cls, file: Path, settings: CompareSettings, machine: Mapping[str, str], weights: str) -> Known:
+        """Read a record.
+
+        One of other speech, or of another device or precision than ``machine`` has, tells of failures alone; one that is not
+        there, or damaged, of nothing.
+
+        Raises:
+            SecateurError: it is of a model of other ``weights``, whose digest is given.
+        """
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             asked = settings.plain()
@@ -115,13 +124,20 @@ class Known:
             rows = {(row.method, row.budget): row for row in found if not row.error}
             failed = {(row.method, row.budget): row for row in found if row.error}
             there, before = record["environment"], record["settings"]
+            changed = record.get("weights", weights) != weights
             moved = any(there.get(name, machine.get(name)) != machine.get(name) for name in _PLACE)
             pace = None if moved or before["model"] != asked["model"] else record.get("pace")
-            if moved or any(before[name] != asked[name] for name in _MEASURED):
-                return cls(tuple(rows), failed=failed, pace=pace)
-            return cls(tuple(rows), dict(record["unpruned"]), rows, failed, pace)
+            apart = moved or any(before[name] != asked[name] for name in _MEASURED)
+            known = (
+                cls(failed=failed, pace=pace) if apart else cls(dict(record["unpruned"]), rows, failed, pace)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
+        if changed:
+            raise SecateurError(
+                f"{settings.model} has changed since the runs in {file.parent} were made: give another folder"
+            )
+        return known
 
     def after(self, runs: Iterable[tuple[str, str]]) -> list[Row]:
         """Rows of runs whose turn is still to come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +69,8 @@ def compare(
     progress = progress or ProgressBar("comparing", quiet=True)
     recognizer = recognizer or load(settings.model)
     machine = environment(recognizer.model)
-    known = Known.read(out / RECORD, settings, machine)
+    weights = weights_digest(recognizer.model)
+    known = Known.read(out / RECORD, settings, machine, weights)
     asked = [(method, budget) for budget in settings.budgets for method in settings.methods]
     runs = _runs(asked, known, out)
     for method, budget in runs:
@@ -77,13 +78,13 @@ def compare(
     for speech in (settings.data, settings.valid, settings.test):
         if speech is not None:
             open_corpus(speech)
-    same = _Shared(settings, recognizer, SkipLog() if skips is None else skips, progress, tell)
+    same = _Shared(settings, recognizer, weights, SkipLog() if skips is None else skips, progress, tell)
     unpruned, rows, speed = known.unpruned, list[Row](), known.pace
 
     def comparison() -> Comparison:
         """As far as it has come."""
         known_rows = [*rows, *known.after(runs[len(rows) :])]
-        return Comparison(settings.plain(), unpruned, known_rows, machine, speed)
+        return Comparison(settings.plain(), unpruned, known_rows, machine, weights, speed)
 
     def same_pace(recognizer: Recognizer, speech: Speech) -> float:
         """As it was measured first, so that all runs score, refit and validate on as much speech."""
@@ -122,11 +123,12 @@ class _Shared:
         self,
         settings: CompareSettings,
         recognizer: Recognizer,
+        weights: str,
         skips: SkipLog,
         progress: ProgressBar,
         tell: Callable[[str], object] | None,
     ) -> None:
-        self.settings, self.recognizer = settings, recognizer
+        self.settings, self.recognizer, self.weights = settings, recognizer, weights
         # So that what cannot be pruned, or kept whole, is refused before the work.
         settings.scope.groups(recognizer.model)
         self.skips, self.progress, self.tell = skips, progress, tell
@@ -142,10 +144,6 @@ class _Shared:
         )
 
     @cached_property
-    def digest(self) -> str:
-        return weights_digest(self.recognizer.model)
-
-    @cached_property
     def before(self) -> Evaluation:
         self.progress.begin("unpruned on valid")
         return evaluate(
@@ -159,10 +157,19 @@ class _Shared:
 
 def _runs(asked: Sequence[tuple[str, str]], known: Known, out: Path) -> list[tuple[str, str]]:
     """Methods and budgets, those that are there already included."""
-    done = [run for run in known.runs if (out / run_name(*run)).is_dir()]
-    there = [run for run in (*done, *known.failed) if run[0] in METHODS]
+    there = [run for run in (*_done(out), *known.failed) if run[0] in METHODS]
     budgets = list(dict.fromkeys(budget for _, budget in [*asked, *there]))
     return sorted({*asked, *there}, key=lambda run: (budgets.index(run[1]), METHODS.index(run[0])))
+
+
+def _done(out: Path) -> Iterator[tuple[str, str]]:
+    """Methods and budgets of the runs whose results are there."""
+    for file in sorted(out.glob("*/run.yaml")):
+        method = file.parent.name.partition("_")[0]
+        if method in METHODS:
+            budget = PruneSettings.from_yaml(file).keep
+            if run_name(method, budget) == file.parent.name:
+                yield method, budget
 
 
 def _refuse_others(folder: Path, settings: PruneSettings) -> None:
@@ -193,7 +200,7 @@ def _row(
     if not (folder / "run.yaml").is_file():
         # What fails here fails for all, so it is no row's error.
         dense, pool, before = same.recognizer, same.pool, same.before
-        about = {"dtype": str(dense.model.dtype), "weights": same.digest, "speech": pool.said} | {
+        about = {"dtype": str(dense.model.dtype), "weights": same.weights, "speech": pool.said} | {
             name: settings.plain()[name] for name in ("model", "data", "scope")
         }
         try:

@@ -14,7 +14,7 @@ from secateur.pruning.planning.budget import Budget
 from secateur.pruning.planning.scope import Scope
 from secateur.pruning.scoring.scores import SCORES
 from secateur.pruning.settings import PruneSettings
-from secateur.runs import Settings
+from secateur.runs import Settings, check_above_nothing
 
 SEARCH, SCRATCH = "search", "scratch"
 
@@ -64,6 +64,7 @@ class CompareSettings(Settings):
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", read_budgets(self.budgets))
         object.__setattr__(self, "methods", _read_methods(self.methods))
+        check_above_nothing(self, "limit", "audio_seconds", "rounds")
 
     def run(self, method: str, budget: str) -> PruneSettings:
         """The settings of one run."""

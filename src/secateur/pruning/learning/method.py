@@ -242,7 +242,7 @@ class LearnedMethod:
             return {"model": student.model.state_dict(), "minutes": oneshot.reconstruct_minutes}
 
         made = self.schedule.stage("reconstruct", make)
-        self.minutes_heard["reconstruct"] = made.get("minutes", 0.0)
+        self.minutes_heard["reconstruct"] = made["minutes"]
         return self._sliced(plan, teacher, made)
 
     def _recover(

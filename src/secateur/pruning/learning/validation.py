@@ -68,8 +68,7 @@ def on_what_is_heard(teacher: Recognizer, held: SpeechPool) -> Validation:
     It needs no transcripts, and tells more than the divergence does: a refitted model is better at words than at
     probabilities, a trained one the other way round (docs/notes/learned.md).
     """
-    batch_seconds = BATCH_SECONDS if teacher.pads_cleanly else 1 / teacher.sample_rate
-    batches = sample_pool(held, math.inf, batch_seconds, seed=0)
+    batches = sample_pool(held, math.inf, BATCH_SECONDS, seed=0)
     normalise = normaliser("basic")
 
     def heard(recognizer: Recognizer) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from secateur.runs import check_above_nothing, check_not_negative
 from secateur.structure.groups import Groups, find_groups
 
 
@@ -18,12 +19,19 @@ class Scope:
         whole: groups that stay whole, by the names that a plan gives them or by patterns as shells have them, ``layers.0.*``.
         multiple_of: numbers of units are held to multiples of this.
         min_heads: heads that every attention module keeps.
+
+    Raises:
+        SecateurError: a number is out of its range.
     """
 
     width: bool = False
     whole: tuple[str, ...] = ()
     multiple_of: int = 1
     min_heads: int = 0
+
+    def __post_init__(self) -> None:
+        check_above_nothing(self, "multiple_of")
+        check_not_negative(self, "min_heads")
 
     def groups(self, model: PreTrainedModel) -> Groups:
         """The groups that may be pruned.
