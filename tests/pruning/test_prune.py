@@ -247,7 +247,7 @@ def test_an_earlier_result_is_replaced(settings: MakeSettings, tmp_path: Path) -
     assert names(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("how", ["another utterance", "Ctrl-C"])
+@pytest.mark.parametrize("how", ["another utterance", "Ctrl-C", "no memory"])
 def test_what_was_pruned_in_one_shot_is_not_lost_with_its_figures(
     settings: MakeSettings, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -257,17 +257,19 @@ def test_what_was_pruned_in_one_shot_is_not_lost_with_its_figures(
 
     def pruned(*arguments: Any) -> Any:
         made = oneshot.prune_oneshot(*arguments)
-        if how == "Ctrl-C":
+        if how in failures:
             monkeypatch.setattr(room, "evaluate", stopped)
         else:
             next(own.glob("*.wav")).unlink()
         return made
 
     def stopped(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        raise failures[how]
 
+    failures = {"Ctrl-C": KeyboardInterrupt(), "no memory": MemoryError("not so much")}
+    said = "not so much" if how == "no memory" else "the pruned model is in .*out all the same"
     monkeypatch.setattr(room, "prune_oneshot", pruned)
-    with pytest.raises((SecateurError, KeyboardInterrupt), match="the pruned model is in .*out all the same"):
+    with pytest.raises((SecateurError, KeyboardInterrupt, MemoryError), match=said):
         prune(settings(valid=own), out)
     assert PruningPlan.load(out / "plan.json") == whole.plan
     report = json.loads((out / "report.json").read_text())

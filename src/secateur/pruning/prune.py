@@ -177,11 +177,13 @@ def prune(
             with clock.time("time"):
                 progress.begin("timing")
                 timings = time_forward(dense, smaller, seconds=settings.audio_seconds, rounds=ROUNDS)
-        except (SecateurError, KeyboardInterrupt) as error:
+        except BaseException as error:
             if out is None or settings.method != "oneshot":
                 raise
             # There is nothing to go on from, and the model is worth more than its figures.
             result(heard)
+            if not isinstance(error, (SecateurError, KeyboardInterrupt)):
+                raise
             raise type(error)(
                 f"{str(error) or 'stopped'}; the pruned model is in {out} all the same, without all of its figures"
             ) from None
