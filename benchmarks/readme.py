@@ -35,6 +35,7 @@ METHOD_NAMES = {
 
 SUMMARY = (
     ("oneshot", "params=70%,macs=70%"),
+    ("recovered", "params=70%,macs=70%"),
     ("oneshot", "params=50%,macs=50%"),
     ("recovered", "params=50%,macs=50%"),
 )
