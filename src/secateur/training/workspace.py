@@ -19,6 +19,8 @@ from secateur.training.checkpoint import read_state, write_state
 SETTINGS = "settings.json"
 FIGURES = "figures.json"
 LOCK = ".lock"
+OWN = frozenset({SETTINGS, FIGURES, LOCK})
+"""What a workspace holds beside the stages, ``*.pt``."""
 
 Difference = tuple[str, Any, Any]
 """The name of a setting, and its two values."""
@@ -61,7 +63,8 @@ class Workspace:
             for partial in folder.glob(".*.partial"):
                 # A run that was killed was writing it.
                 partial.unlink(missing_ok=True)
-            if not known.is_file() and any(each.name != LOCK for each in folder.iterdir()):
+            foreign = (each for each in folder.iterdir() if each.name not in OWN and each.suffix != ".pt")
+            if not known.is_file() and any(foreign):
                 workspace.release()
                 raise SecateurError(
                     f"{folder}, where unfinished work is kept, holds something else: move it, or choose another place"
