@@ -50,8 +50,8 @@ class Workspace:
             free: those of them, by their names with dots, that what is done does not depend on, and that may be others now.
 
         Raises:
-            SecateurError: a run with other settings was stopped there, another one is at work there, or nothing can be
-                written there.
+            SecateurError: a run with other settings was stopped there, another one is at work there, the folder holds
+                something else, or nothing can be written there.
         """
         folder = cls.place(result)
         workspace, known = cls(folder), folder / SETTINGS

@@ -124,20 +124,17 @@ class Known:
             rows = {(row.method, row.budget): row for row in found if not row.error}
             failed = {(row.method, row.budget): row for row in found if row.error}
             there, before = record["environment"], record["settings"]
-            changed = record.get("weights", weights) != weights
             moved = any(there.get(name, machine.get(name)) != machine.get(name) for name in _PLACE)
             pace = None if moved or before["model"] != asked["model"] else record.get("pace")
-            apart = moved or any(before[name] != asked[name] for name in _MEASURED)
-            known = (
-                cls(failed=failed, pace=pace) if apart else cls(dict(record["unpruned"]), rows, failed, pace)
-            )
+            if record.get("weights", weights) != weights:
+                raise SecateurError(
+                    f"{settings.model} has changed since the runs in {file.parent} were made: give another folder"
+                )
+            if moved or any(before[name] != asked[name] for name in _MEASURED):
+                return cls(failed=failed, pace=pace)
+            return cls(dict(record["unpruned"]), rows, failed, pace)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
-        if changed:
-            raise SecateurError(
-                f"{settings.model} has changed since the runs in {file.parent} were made: give another folder"
-            )
-        return known
 
     def after(self, runs: Iterable[tuple[str, str]]) -> list[Row]:
         """Rows of runs whose turn is still to come."""
