@@ -294,6 +294,7 @@ class _Task:
                 "reconstruct_minutes": oneshot.reconstruct_minutes,
                 "reconstruct_steps": oneshot.reconstruct_steps,
                 "trials": oneshot.trials,
+                "rate": run.rate,
                 "validations": learned.validations,
                 "valid_utterances": learned.valid_utterances,
                 # A processor without bfloat16 takes fewer steps in the same time.

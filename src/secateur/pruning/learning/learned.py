@@ -14,6 +14,9 @@ PHASES = ("start", "reconstruct", "search", "recover")
 """The phases that can be left out. Slicing always happens, and so does the start where there is no search: something must decide the plan."""
 
 
+USUAL_RATES = (0.5, 3e-4), (0.3, 1e-3)
+"""Shares of a model that stay, and the rates that they are trained at where nobody says: found on those two (docs/notes/learned.md)."""
+
 TRAINED = frozenset({"search", "recover"})
 """The phases in which something is trained."""
 
@@ -29,7 +32,7 @@ class Learned:
         phases: which of `PHASES` there are. By default there is no search: it has not been seen yet to find plans that are
             better, within an hour, than those of the scores (docs/notes/learned.md).
         search_share: part of the steps, or of the time, for search and recovery that goes into the search.
-        rate: peak learning rate of the weights.
+        rate: peak learning rate of the weights; None: by how much has to go, see `usual_rate`.
         gate_rate: learning rate of the gates.
         coarse: whether modules and layers have gates of their own in the search. With eighty, each of them open
             with a probability of .99, every other draw closes one at least, and a student that was refitted hears little then. A module goes
@@ -49,7 +52,7 @@ class Learned:
     steps: int | None = None
     phases: tuple[str, ...] = ("start", "reconstruct", "recover")
     search_share: float = 0.4
-    rate: float = 3e-4
+    rate: float | None = None
     gate_rate: float = 0.02
     coarse: bool = False
     batch_seconds: float = 30.0
@@ -81,3 +84,10 @@ class Learned:
         check_not_negative(self, "validations", "valid_utterances")
         if not 0 <= self.search_share <= 1:
             raise SecateurError(f"search_share is {self.search_share}; give 0 to 1")
+
+
+def usual_rate(share: float) -> float:
+    """The peak learning rate for a model of which so much of what is limited stays: the more it has lost, the higher."""
+    (mild, low), (harsh, high) = USUAL_RATES
+    way = min(1.0, max(0.0, (mild - share) / (mild - harsh)))
+    return low * (high / low) ** way

@@ -28,7 +28,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.distillation import Distiller, transcript_tokens
 from secateur.pruning.learning.constraint import Constraints
 from secateur.pruning.learning.gates import Gates
-from secateur.pruning.learning.learned import Learned
+from secateur.pruning.learning.learned import Learned, usual_rate
 from secateur.pruning.learning.mixing import PARTS, mix
 from secateur.pruning.learning.objectives import Recovery, Search
 from secateur.pruning.learning.rounding import round_to_plan
@@ -91,6 +91,7 @@ class LearnedMethod:
 
     Attributes:
         history: by phase, figures of its steps.
+        rate: peak learning rate of the weights.
         schedule: has the seconds that each stage took.
         minutes_heard: of speech, by the stage that scored or refitted on them, at most: where there are not as many, on all there are.
         parts: of the way from the refitted weights to the recovered ones, with the error rate there; the result is where that is
@@ -127,6 +128,7 @@ class LearnedMethod:
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
         self.targets = [limit / costs[name].dense for name, limit in limits.items()]
+        self.rate = settings.rate or usual_rate(min(self.targets))
 
     def run(self) -> tuple[PruningPlan, Recognizer]:
         """Go through the phases, or through those that are left.
@@ -188,7 +190,7 @@ class LearnedMethod:
                 distiller, self._labels(), working, gates, costs, constraints, self.oneshot.seed
             )
             parameters = [
-                {"params": working.parameters(), "lr": self.settings.rate},
+                {"params": working.parameters(), "lr": self.rate},
                 *gates.parameter_groups(self.settings.gate_rate),
             ]
 
@@ -258,7 +260,7 @@ class LearnedMethod:
                 plan.kept.get("width"),
             )
             objective = Recovery(distiller, self._labels(), working)
-            parameters = [{"params": working.parameters(), "lr": self.settings.rate}]
+            parameters = [{"params": working.parameters(), "lr": self.rate}]
 
             def validate() -> float:
                 assert self.validate is not None
