@@ -129,14 +129,14 @@ def check_precision(name: str) -> None:
 
 
 def check_not_negative(settings: Any, *names: str) -> None:
-    """Refuse settings of these names that are below 0; None is none.
+    """Refuse settings of these names that are no finite numbers of 0 or more; None is none.
 
     Raises:
         SecateurError: one is.
     """
     for name in names:
         value = getattr(settings, name)
-        if value is not None and value < 0:
+        if value is not None and not 0 <= value < math.inf:
             raise SecateurError(f"{name} is {value}; give 0 or more")
 
 

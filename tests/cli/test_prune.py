@@ -308,7 +308,7 @@ def test_the_run_of_a_result_is_repeated_from_its_run_yaml(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--width", "--score", "obs"), "the residual width would stay, because the score obs does not judge it: give --score of magnitude,"),
+        (("--width", "--score", "obs"), "the residual width would stay, because the score obs does not judge it: give a score of magnitude,"),
         (("--limit", 3), "--limit is for --valid: give both, or neither"),
         (
             ("--method", "learned", "--phases", "search,recover", "--score", "hessian", "--trials", 2),
@@ -436,7 +436,7 @@ def test_no_option_is_left_out_above() -> None:
         ({"tensorboard": "curves", "method": "oneshot"}, "--tensorboard is for --method learned"),
         (
             {"uniform": True, "phases": "start,search,recover"},
-            "--uniform is for scores, and a search decides",
+            "uniform sharing is for scores, and a search decides",
         ),
         ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, reconstruct, search, "),
         ({"config": "nowhere.yaml"}, "nowhere.yaml cannot be read: No such file"),

@@ -18,6 +18,7 @@ from transformers import ParakeetForCTC
 from secateur.errors import SecateurError
 from secateur.models.conformer import ConformerForCTC
 from secateur.models.nemo import RENAMES, read_nemo
+from secateur.models.vocabulary import tokenizer_from_pieces
 
 PIECES = ["<unk>", "▁the", "▁c", "a", "t", "s", "▁"]
 
@@ -359,6 +360,33 @@ def test_a_checkpoint_that_is_not_a_state_dict_is_refused_and_not_run(
 ) -> None:
     with pytest.raises(SecateurError, match="state dict"):
         read_nemo(archive(tmp_path / "m.nemo", CONFIG, weights))
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "complaint"),
+    [
+        ("model_config.yaml", b"a: 2020-13-45", "model_config.yaml is damaged: month must be"),
+        ("model_config.yaml", b"[" * 5000, "model_config.yaml is damaged"),
+        # An opcode that takes from an empty stack.
+        ("model_weights.ckpt", b"\x80\x02s.", "model_weights.ckpt is damaged"),
+    ],
+)
+def test_a_damaged_member_is_one_sentence(
+    tmp_path: Path, member: str, content: bytes, complaint: str
+) -> None:
+    path = archive(tmp_path / "m.nemo", CONFIG)
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo(member)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(SecateurError, match=complaint) as caught:
+        read_nemo(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_piece_with_the_name_of_the_blank_is_refused() -> None:
+    with pytest.raises(SecateurError, match="has a piece '<pad>'"):
+        tokenizer_from_pieces(["<unk>", "▁a", "<pad>", "b"], merges=True)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

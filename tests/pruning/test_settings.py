@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from secateur.errors import SecateurError
@@ -21,8 +23,17 @@ NUMBERS = st.floats(0, allow_infinity=False) | st.integers(0, 10**6)
 ABOVE_NOTHING = st.floats(0, exclude_min=True, allow_infinity=False) | st.integers(1, 10**6)
 COUNTS = st.integers(0, 10**9)
 
+
+def sound(**values: Any) -> PruneSettings:
+    """Settings of which no two contradict each other; others are drawn anew."""
+    try:
+        return PruneSettings(**values)
+    except SecateurError:
+        reject()
+
+
 SETTINGS = st.builds(
-    PruneSettings,
+    sound,
     model=TEXTS,
     data=TEXTS,
     keep=TEXTS,
@@ -66,6 +77,21 @@ def test_settings_that_only_make_sense_together_change_together() -> None:
     assert (changed.oneshot, changed.keep) == (OneShot("obs", trials=5), "params=40%")
     with pytest.raises(SecateurError, match="there can be no 5 trials"):
         settings.changed({"oneshot.trials": 5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learned.distillation.hidden": math.nan}, "hidden is nan; give 0 or more"),
+        ({"learned.distillation.output": -1.0}, "output is -1.0; give 0 or more"),
+        ({"oneshot.score": "depth", "oneshot.trials": 3}, "there can be no 3 trials"),
+        ({"scope.width": True}, "the residual width would stay, because the score obs does not judge it"),
+        ({"learned.phases": ("start", "search"), "oneshot.uniform": True}, "a search decides for itself"),
+    ],
+)
+def test_settings_that_would_not_do_what_they_say_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(SecateurError, match=said):
+        PruneSettings("m", "speech", "params=50%").changed(changes)
 
 
 def test_paths_come_back_as_text(tmp_path: Path) -> None:

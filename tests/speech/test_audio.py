@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -246,10 +247,48 @@ def test_an_opus_file_with_a_hole_is_damaged(tmp_path: Path) -> None:
         read_audio(path, RATE)
 
 
-def test_a_wav_cut_off_in_the_middle_gives_what_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_wav_of_which_the_end_is_missing_is_damaged(tmp_path: Path, subtype: str) -> None:
+    path = write(tmp_path / "a.wav", tone(1.0, RATE), subtype=subtype)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    for read in (audio_seconds, lambda path: read_audio(path, RATE)):
+        with pytest.raises(
+            SecateurError, match=r"is damaged \(its end is missing, and 0.[45]\d s are left\)"
+        ):
+            read(path)
+    # A program that was closed carelessly.
+    path.write_bytes(whole[:-100])
+    assert len(read_audio(path, RATE)) > 0.99 * RATE
+
+
+@pytest.mark.parametrize("size", [0x7FFF_F000, 0xFFFF_FFFF])
+def test_a_wav_from_a_pipe_does_not_know_its_length(tmp_path: Path, size: int) -> None:
     path = write(tmp_path / "a.wav", tone(1.0, RATE))
-    path.write_bytes(path.read_bytes()[: 44 + 2 * 8000])
-    assert len(read_audio(path, RATE)) == 8000
+    content = bytearray(path.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert len(read_audio(path, RATE)) == RATE
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
+@pytest.mark.parametrize("part", [0.3, 0.6])
+def test_an_ogg_file_that_ends_within_a_page_is_damaged(tmp_path: Path, subtype: str, part: float) -> None:
+    path = write(tmp_path / "a.ogg", tone(10.0, 48000), 48000, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(SecateurError, match="is damaged|is empty|cannot be read as audio"):
+        read_audio(path, RATE)
+
+
+def test_a_file_that_is_closed_to_the_user_is_no_wrong_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.wav", tone(1.0, RATE))
+    # To root everything is open.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(SecateurError, match="may not be read by this user"):
+        read_audio(path, RATE)
 
 
 @given(

@@ -163,6 +163,9 @@ def test_links_to_folders_are_followed_into_each_folder_once(tmp_path: Path) -> 
     (speech / "two").symlink_to(tmp_path / "elsewhere" / "deep")
     (tmp_path / "elsewhere" / "back").symlink_to(speech)
     assert [each.id for each in open_corpus(speech)] == ["b", "two/a"]
+    (tmp_path / "elsewhere" / "latest").symlink_to(tmp_path / "elsewhere" / "deep")
+    (tmp_path / "elsewhere" / "also").symlink_to(tmp_path / "elsewhere" / "deep")
+    assert [each.id for each in open_corpus(tmp_path / "elsewhere")] == ["back/b", "deep/a"]
 
 
 def test_a_name_that_is_no_text_is_that_of_a_file_all_the_same(tmp_path: Path) -> None:

@@ -262,6 +262,11 @@ def test_several_cores_make_the_same_and_leave_nothing_else(
     assert not list(cache.rglob(".*"))
 
 
+def test_others_may_read_what_they_may_find(cache: Path) -> None:
+    chapter = next(iter(open_corpus("synthetic:train:4"))).path.parent
+    assert chapter.stat().st_mode == chapter.parent.stat().st_mode
+
+
 def test_a_chapter_that_a_helper_fails_to_make_is_made_here(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

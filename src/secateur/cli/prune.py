@@ -210,7 +210,6 @@ def prune(
 def _settings(context: click.Context, config: str | None, given: dict[str, Any]) -> PruneSettings:
     """Those of the file, or the defaults, and above them what was given on the command line."""
     from secateur.pruning.learning.learned import TRAINED
-    from secateur.pruning.scoring import scores
     from secateur.pruning.settings import PruneSettings
 
     if config is not None:
@@ -229,21 +228,12 @@ def _settings(context: click.Context, config: str | None, given: dict[str, Any])
         _refuse_learned(context, "is for --method learned, and the method is oneshot")
     elif not TRAINED.intersection(settings.learned.phases):
         _refuse_learned(context, "is for training, and none of --phases trains", ("phases", "minutes"))
-    searches = settings.method == "learned" and "search" in settings.learned.phases
-    if searches and settings.oneshot.uniform:
-        raise SecateurError("--uniform is for scores, and a search decides for itself: leave one of them out")
-    if searches and "start" not in settings.learned.phases:
+    if settings.searches and "start" not in settings.learned.phases:
         for name in ("score", "trials"):
             if f"oneshot.{name}" in given:
                 raise SecateurError(
                     f"--{name} decides where the search begins, in the phase start: add it to --phases, or leave --{name} out"
                 )
-    if settings.scope.width and not searches and not scores.SCORES[settings.oneshot.score].judges_width:
-        able = ", ".join(name for name, score in scores.SCORES.items() if score.judges_width)
-        raise SecateurError(
-            f"the residual width would stay, because the score {settings.oneshot.score} does not judge it: give --score of {able}, "
-            "let a search decide, or leave --width out"
-        )
     if "valid_limit" in given and settings.valid is None:
         raise SecateurError("--limit is for --valid: give both, or neither")
     return settings

@@ -145,7 +145,7 @@ def _yaml(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
         raise SecateurError(f"{path} holds no model_config.yaml, so it is not a NeMo archive")
     try:
         config = yaml.safe_load(files["model_config.yaml"])
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SecateurError(f"{path}: model_config.yaml is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise SecateurError(f"{path}: model_config.yaml is not a mapping")
@@ -158,7 +158,7 @@ def _weights(path: Path, files: dict[str, bytes]) -> dict[str, Tensor]:
         raise SecateurError(f"{path} holds no model_weights.ckpt, so there are no weights to load")
     try:
         weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise SecateurError(f"{path}: model_weights.ckpt is damaged or is not a plain state dict") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise SecateurError(f"{path}: model_weights.ckpt is not a state dict of tensors")

@@ -38,6 +38,8 @@ def tokenizer_from_pieces(
         raise SecateurError(
             f"the vocabulary lists {min(repeated)!r} more than once, so ids would be ambiguous"
         )
+    if merges and BLANK in pieces:
+        raise SecateurError(f"the vocabulary has a piece {BLANK!r}, which is the name of the blank here")
     scored = dict(zip(pieces, scores or [-1.0] * len(pieces), strict=True))
     unknown = pieces.index("<unk>") if "<unk>" in pieces else None
     kind: BPE | Unigram

@@ -32,6 +32,7 @@ from secateur.errors import SecateurError
 from secateur.models.conformer import frame_mask
 from secateur.pruning.refitting.capture import first_of
 from secateur.recognizer import Inputs, Recognizer
+from secateur.runs import check_not_negative
 from secateur.structure.groups import family_of, find_groups
 
 MATCHING_MEMORY = 0.9
@@ -60,12 +61,18 @@ class Distillation:
         hidden: factor of the distance of the residual streams after each layer.
         task: factor of the CTC loss.
         speech_weight: a, how much more a frame counts that is surely no blank.
+
+    Raises:
+        SecateurError: one is no finite number of 0 or more.
     """
 
     output: float = 1.0
     hidden: float = 10.0
     task: float = 0.0
     speech_weight: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "output", "hidden", "task", "speech_weight")
 
 
 class Distiller:

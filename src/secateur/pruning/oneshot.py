@@ -65,16 +65,16 @@ class OneShot:
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise SecateurError(f"there is no score {self.score!r}; choose one of {', '.join(SCORES)}")
-        if self.trials < 0 or (self.trials and self.shares_evenly):
+        sharing = SCORES[self.score].sharing
+        if self.trials < 0 or (self.trials and (self.shares_evenly or sharing == "layers")):
             raise SecateurError(
-                f"there can be no {self.trials} trials; give 0 or more, and none where all groups keep the same fraction"
+                f"there can be no {self.trials} trials; give 0 or more, and none where all groups keep the same fraction or layers go in order"
             )
         if not (0 < self.score_minutes < math.inf and 0 <= self.reconstruct_minutes < math.inf):
             raise SecateurError(
                 f"{self.score_minutes:g} minutes to score on and {self.reconstruct_minutes:g} to refit on make no sense; "
                 "give a finite number above 0, and one of 0 or more"
             )
-        sharing = SCORES[self.score].sharing
         if self.uniform and sharing in ("modules", "layers"):
             raise SecateurError(
                 f"the score {self.score} removes whole {sharing}, of which there is no fraction to keep: leave uniform out"

@@ -269,6 +269,9 @@ class _Task:
             if held is not None and learned.validates:
                 self.progress.begin("hearing what is set aside")
             validate = validation(learned, valid, held, teacher or dense, settings.oneshot.seed)
+            if validate is None:
+                # What was set aside for it may be trained on after all.
+                rest = everything
             run = LearnedMethod(
                 dense,
                 self.groups,

@@ -9,6 +9,7 @@ from secateur.errors import SecateurError
 from secateur.pruning.learning.learned import Learned
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.planning.scope import Scope
+from secateur.pruning.scoring.scores import SCORES
 from secateur.runs import Settings, check_above_nothing
 
 METHODS = ("learned", "oneshot")
@@ -31,6 +32,9 @@ class PruneSettings(Settings):
         learned: settings of the learned method.
         audio_seconds: length of the utterance that multiply-accumulates and latency are for.
         scope: what may go at all.
+
+    Raises:
+        SecateurError: a setting is out of its range, or two do not go together.
     """
 
     model: str | Path
@@ -55,3 +59,18 @@ class PruneSettings(Settings):
         check_above_nothing(self, "audio_seconds")
         if self.valid_limit is not None and self.valid_limit < 1:
             raise SecateurError(f"valid_limit is {self.valid_limit}; give 1 or more")
+        if self.searches and self.oneshot.uniform:
+            raise SecateurError(
+                "uniform sharing is for scores, and a search decides for itself: leave one of them out"
+            )
+        if self.scope.width and not self.searches and not SCORES[self.oneshot.score].judges_width:
+            able = ", ".join(name for name, score in SCORES.items() if score.judges_width)
+            raise SecateurError(
+                f"the residual width would stay, because the score {self.oneshot.score} does not judge it: give a score of {able}, "
+                "let a search decide, or leave the width out"
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether gates learn what goes."""
+        return self.method == "learned" and "search" in self.learned.phases

@@ -116,6 +116,8 @@ def _opened(path: Path) -> soundfile.SoundFile:
             raise SecateurError(f"{path} is not a file: give the path of an audio file")
         if status.st_size == 0:
             raise SecateurError(f"{path} is empty (0 bytes): replace it or leave it out")
+        if not os.access(path, os.R_OK):
+            raise SecateurError(f"{path} may not be read by this user: make it readable or leave it out")
         # soundfile takes a name that is no text, which it may be on Unix, as bytes.
         file = soundfile.SoundFile(path if sys.platform == "win32" else os.fsencode(path))
     # A ValueError is a path that no file can have, such as one with a null character.
@@ -200,8 +202,9 @@ def _source_blocks(
         raise SecateurError(f"{path} is damaged ({_reason(error)}): replace it or leave it out") from error
     if total < _UNKNOWN_FRAMES and wanted - done > _MISSING_SECONDS * file.samplerate:
         raise SecateurError(
-            f"{path} is damaged (only {done / file.samplerate:.2f} of {wanted / file.samplerate:.2f} s can be read): "
-            "replace it or leave it out"
+            f"{path} is damaged{', or an MP3 whose header misleads' if file.format == 'MP3' else ''} "
+            f"(only {done / file.samplerate:.2f} of {wanted / file.samplerate:.2f} s can be read): "
+            f"{'convert it to FLAC or WAV' if file.format == 'MP3' else 'replace it'} or leave it out"
         )
 
 

@@ -1,9 +1,10 @@
-"""How much MP3 and Ogg files hold: decoders believe the first header, which may be that of the first of several files in one."""
+"""How much MP3, Ogg and WAV files hold: decoders believe the first header, or take what is there for all there was."""
 
 from __future__ import annotations
 
 import mmap
 import re
+import struct
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,26 +28,36 @@ _OLD_TAG = 128  # bytes, of an ID3v1 tag
 _PAGE_HEADER = 27  # bytes, of an Ogg page
 _BEGINS = 2  # an Ogg page's flag
 
+_RIFF_HEADER, _CHUNK_HEADER = 12, 8  # bytes
+_STREAMED = 0x7FF0_0000
+"""Sizes of WAV data from here on are what programs write that do not know how much is to come."""
+_CUT_SECONDS = 0.1
+"""WAV data that lack no more than that were closed carelessly, not cut."""
+
 
 def check_whole(path: Path, container: str, seconds: float) -> None:
     """Refuse a file of which a decoder would hear a part.
 
     Args:
         path: of the file.
-        container: as soundfile calls it; all but MP3 and OGG are taken at their word.
+        container: as soundfile calls it; all but MP3, OGG and WAV are taken at their word.
         seconds: how long it is by its header.
 
     Raises:
-        SecateurError: it holds more than its header tells of. Where it holds less, who reads it will see.
+        SecateurError: it holds more than its header tells of, or is cut short. An MP3 that holds less is seen by who reads it.
     """
-    if container not in ("MP3", "OGG"):
+    if container not in ("MP3", "OGG", "WAV", "WAVEX"):
         return
     try:
         status = path.stat()
-        held = _held(path, container, status.st_size, status.st_mtime_ns)
+        held, cut = _held(path, container, status.st_size, status.st_mtime_ns)
     except OSError:
         # Not every file system maps files.
         return
+    if cut:
+        raise SecateurError(
+            f"{path} is damaged (its end is missing, and {seconds:.2f} s are left): replace it or leave it out"
+        )
     instead = "convert it to FLAC or WAV"
     if container == "OGG" and held > 1:
         raise SecateurError(
@@ -54,15 +65,19 @@ def check_whole(path: Path, container: str, seconds: float) -> None:
         )
     if container == "MP3" and held - seconds > _SLACK_SECONDS:
         raise SecateurError(
-            f"{path} is {seconds:.1f} s long by its header and holds {held:.1f} s, as several MP3 files in one do: {instead}"
+            f"{path} is {seconds:.1f} s long by its header and holds {held:.1f} s, as several MP3 files in one do, and one of a varying bit rate "
+            f"whose header does not say so: {instead}"
         )
 
 
 # Parts of a long recording are read one by one.
 @lru_cache(maxsize=1 << 16)
-def _held(path: Path, container: str, _size: int, _changed: int) -> float:
+def _held(path: Path, container: str, _size: int, _changed: int) -> tuple[float, bool]:
+    """Seconds of an MP3 or streams of an Ogg file, and whether the end is missing where that can be told."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return mp3_seconds(data) if container == "MP3" else ogg_streams(data)
+        if container == "MP3":
+            return mp3_seconds(data), False
+        return ogg_streams(data) if container == "OGG" else (1.0, wav_is_cut(data))
 
 
 def mp3_seconds(data: mmap.mmap | bytes) -> float:
@@ -111,8 +126,11 @@ def _follows(data: mmap.mmap | bytes, place: int) -> bool:
     return len(left) < 4 or left[:3] in (b"ID3", b"TAG", b"APE") or _frame(data, place) is not None
 
 
-def ogg_streams(data: mmap.mmap | bytes) -> int:
-    """How many streams there are one after the other, at least one; streams side by side are one."""
+def ogg_streams(data: mmap.mmap | bytes) -> tuple[int, bool]:
+    """How many streams there are one after the other, and whether the file ends within a page.
+
+    There is one at least, and streams side by side are one.
+    """
     place, streams, beginning = 0, 0, False
     while data[place : place + 4] == b"OggS" and place + _PAGE_HEADER <= len(data):
         begins = bool(data[place + 5] & _BEGINS)
@@ -120,4 +138,20 @@ def ogg_streams(data: mmap.mmap | bytes) -> int:
         beginning = begins
         lengths = data[place + _PAGE_HEADER : place + _PAGE_HEADER + data[place + _PAGE_HEADER - 1]]
         place += _PAGE_HEADER + len(lengths) + sum(lengths)
-    return max(1, streams)
+    return max(1, streams), place > len(data) or data[place : place + 4] == b"OggS"
+
+
+def wav_is_cut(data: mmap.mmap | bytes) -> bool:
+    """Whether there is less sound in a WAV file than it says, by more than carelessness."""
+    place, per_second = _RIFF_HEADER, 0
+    while data[:4] == b"RIFF" and place + _CHUNK_HEADER <= len(data):
+        name, size = struct.unpack_from("<4sI", data, place)
+        place += _CHUNK_HEADER
+        if name == b"fmt " and place + 12 <= len(data):
+            (per_second,) = struct.unpack_from("<I", data, place + 8)
+        if name == b"data":
+            missing: int = size - (len(data) - place)
+            return size < _STREAMED and missing > _CUT_SECONDS * per_second
+        # Chunks are padded to even lengths.
+        place += size + size % 2
+    return False

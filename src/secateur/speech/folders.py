@@ -36,11 +36,12 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
     closed: list[OSError] = []
     for name, directories, files in os.walk(folder, onerror=closed.append, followlinks=True):
         yield from _unlisted(closed)
-        directories[:] = sorted(each for each in directories if not each.startswith("."))
-        places = {each: os.path.realpath(Path(name, each)) for each in directories}
-        directories[:] = [each for each in directories if places[each] not in known]
-        known.update(places.values())
         here = Path(name)
+        # Folders before links to them, so that ids are of their own names.
+        own = sorted(directories, key=lambda each: ((here / each).is_symlink(), each))
+        places = {os.path.realpath(here / each): each for each in reversed(own) if not each.startswith(".")}
+        directories[:] = sorted(each for place, each in places.items() if place not in known)
+        known.update(places)
         paths = [here / each for each in sorted(files) if not each.startswith(".")]
         audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
         by_stem: dict[str, Path] = {}

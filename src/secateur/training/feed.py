@@ -84,8 +84,8 @@ class Feed:
     Args:
         recognizer: makes the inputs. A model that cannot hear several lengths at once gets one stretch a
             batch. Of another, batches are padded to a few shapes of nearly the same area: on a CPU, PyTorch compiles half-precision
-            kernels for every shape that it meets, which takes longer than a step. They come close to ``batch_seconds`` then, and keep
-            below.
+            kernels for every shape that it meets, which takes longer than a step. That area is the multiple of 28.8 s (`_AREA` feature frames) below
+            ``batch_seconds``; where it is less, batches are as they come.
         pool: the speech, at the recogniser's rate.
         start: the first step.
         batch_seconds: bound on a batch's padded size at the speeds it is heard at, its stretches times its longest,

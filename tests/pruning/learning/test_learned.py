@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,7 +28,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.distillation import Distillation
 from secateur.pruning.learning import method as room
 from secateur.pruning.learning import schedule
-from secateur.pruning.learning.learned import PHASES, Learned
+from secateur.pruning.learning.learned import PHASES, Learned, usual_rate
 from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.learning.mixing import PARTS
 from secateur.pruning.learning.schedule import Schedule
@@ -618,3 +619,12 @@ def test_a_run_in_half_precision_that_was_stopped_by_ctrl_c_ends_as_one_that_was
     for tensor in secateur.load(tmp_path / "stopped").model.parameters():
         assert tensor.dtype == torch.float32
         assert torch.isfinite(tensor).all()
+
+
+def test_the_more_has_to_go_the_higher_the_rate() -> None:
+    assert usual_rate(1.0) == usual_rate(0.5) == 3e-4
+    assert usual_rate(0.3) == usual_rate(0.01) == pytest.approx(1e-3)
+    between = [usual_rate(share) for share in (0.5, 0.45, 0.4, 0.35, 0.3)]
+    ratios = [after / before for before, after in itertools.pairwise(between)]
+    assert ratios == pytest.approx([ratios[0]] * 4)
+    assert ratios[0] > 1

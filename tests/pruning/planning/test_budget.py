@@ -94,6 +94,7 @@ def test_absolute_multiply_accumulates_are_for_a_second_of_audio_and_fractions_f
         ("params=-3M", "params=-3M leaves nothing"),
         ("latency=0ms", "latency=0ms leaves nothing"),
         ("params=101%", "params=101% is more than the model has"),
+        ("params=1e999%", "params=1e999% is more than the model has"),
     ],
 )
 def test_a_budget_that_makes_no_sense_is_refused_in_one_sentence(text: str, message: str) -> None:

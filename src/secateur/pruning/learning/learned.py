@@ -90,4 +90,4 @@ def usual_rate(share: float) -> float:
     """The peak learning rate for a model of which so much of what is limited stays: the more it has lost, the higher."""
     (mild, low), (harsh, high) = USUAL_RATES
     way = min(1.0, max(0.0, (mild - share) / (mild - harsh)))
-    return low * (high / low) ** way
+    return low * math.pow(high / low, way)

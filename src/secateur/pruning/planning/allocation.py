@@ -158,7 +158,7 @@ def _descend(space: Space, mixture: Floats) -> tuple[Ints, int]:
             if _is_tight(space, end):
                 return end, last
             left_alone[space.step_group[steps[0]]] = True
-    if not ends:
+    if space.meets(at) or not ends:
         ends.append((_give_back(space, at if space.meets(at) else space.last, mixture), last))
     return min(ends, key=lambda end: space.room(end[0]).min())
 

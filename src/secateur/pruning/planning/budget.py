@@ -148,9 +148,9 @@ def _parse_limit(name: str, text: str) -> Limit:
 
 
 def _checked(name: str, text: str, limit: Limit) -> Limit:
-    if not 0 < limit.amount < math.inf:
+    if not limit.amount > 0:
         raise SecateurError(f"{name}={text} leaves nothing; give {EXAMPLES[name]}")
-    if limit.relative and limit.amount > 1:
+    if limit.amount > 1 and (limit.relative or limit.amount == math.inf):
         raise SecateurError(f"{name}={text} is more than the model has; give at most 100%")
     return limit
 

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -245,6 +246,8 @@ def _make_chapter(chapter: Path, part: str, seed: int, size: int) -> None:
             with ThreadPoolExecutor(_THREADS) as pool:
                 lines = list(pool.map(make, range(number * size, (number + 1) * size)))
             (Path(made) / f"{part}-{chapter.name}.trans.txt").write_text("".join(lines), encoding="utf-8")
+            # A temporary folder is closed to others, who may share the cache.
+            Path(made).chmod(stat.S_IMODE(folder.stat().st_mode))
             _place(Path(made), chapter)
     except OSError as error:
         raise SecateurError(
