@@ -46,38 +46,56 @@ def check_whole(path: Path, container: str, seconds: float) -> None:
     Raises:
         SecateurError: it holds more than its header tells of, or is cut short. An MP3 that holds less is seen by who reads it.
     """
-    if container not in ("MP3", "OGG", "WAV", "WAVEX"):
+    if container not in _FAULTS:
         return
     try:
         status = path.stat()
-        held, cut = _held(path, container, status.st_size, status.st_mtime_ns)
+        fault = _fault(path, container, seconds, status.st_size, status.st_mtime_ns)
     except OSError:
         # Not every file system maps files.
         return
-    if cut:
-        raise SecateurError(
-            f"{path} is damaged (its end is missing, and {seconds:.2f} s are left): replace it or leave it out"
-        )
-    instead = "convert it to FLAC or WAV"
-    if container == "OGG" and held > 1:
-        raise SecateurError(
-            f"{path} is {held:.0f} Ogg files in one, of which only the first would be heard: {instead}"
-        )
-    if container == "MP3" and held - seconds > _SLACK_SECONDS:
-        raise SecateurError(
-            f"{path} is {seconds:.1f} s long by its header and holds {held:.1f} s, as several MP3 files in one do, and one of a varying bit rate "
-            f"whose header does not say so: {instead}"
-        )
+    if fault is not None:
+        raise SecateurError(f"{path} is {fault}")
 
 
 # Parts of a long recording are read one by one.
 @lru_cache(maxsize=1 << 16)
-def _held(path: Path, container: str, _size: int, _changed: int) -> tuple[float, bool]:
-    """Seconds of an MP3 or streams of an Ogg file, and whether the end is missing where that can be told."""
+def _fault(path: Path, container: str, seconds: float, _size: int, _changed: int) -> str | None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if container == "MP3":
-            return mp3_seconds(data), False
-        return ogg_streams(data) if container == "OGG" else (1.0, wav_is_cut(data))
+        return _FAULTS[container](data, seconds)
+
+
+def _mp3_fault(data: mmap.mmap, seconds: float) -> str | None:
+    held = mp3_seconds(data)
+    if held - seconds <= _SLACK_SECONDS:
+        return None
+    return (
+        f"{seconds:.1f} s long by its header and holds {held:.1f} s, as several MP3 files in one do, and one of a varying bit rate "
+        f"whose header does not say so: {_INSTEAD}"
+    )
+
+
+def _ogg_fault(data: mmap.mmap, seconds: float) -> str | None:
+    streams, cut = ogg_streams(data)
+    if cut:
+        return _end_is_missing(seconds)
+    return (
+        f"{streams} Ogg files in one, of which only the first would be heard: {_INSTEAD}"
+        if streams > 1
+        else None
+    )
+
+
+def _wav_fault(data: mmap.mmap, seconds: float) -> str | None:
+    return _end_is_missing(seconds) if wav_is_cut(data) else None
+
+
+def _end_is_missing(seconds: float) -> str:
+    return f"damaged (its end is missing, and {seconds:.2f} s are left): replace it or leave it out"
+
+
+_INSTEAD = "convert it to FLAC or WAV"
+_FAULTS = {"MP3": _mp3_fault, "OGG": _ogg_fault, "WAV": _wav_fault, "WAVEX": _wav_fault}
 
 
 def mp3_seconds(data: mmap.mmap | bytes) -> float:

@@ -125,10 +125,12 @@ def test_a_budget_prints_in_the_units_that_people_use() -> None:
 
 
 @given(
-    params=st.one_of(st.floats(0.001, 1.0), st.floats(1e3, 1e11)),
+    params=st.one_of(
+        st.floats(0.001, 1.0), st.floats(1e3, 1e11), st.floats(0.001, 1e8).map(lambda count: f"{count!r}k")
+    ),
     latency=st.one_of(st.floats(0.001, 1.0), st.floats(1e-5, 10.0).map(lambda seconds: f"{seconds!r}s")),
 )
-def test_what_a_budget_prints_reads_as_the_same_budget(params: float, latency: float | str) -> None:
+def test_what_a_budget_prints_reads_as_the_same_budget(params: float | str, latency: float | str) -> None:
     budget = Budget(params=params, latency=latency)
     again = Budget.parse(str(budget))
     assert again.limits(dense(10.0)) == pytest.approx(budget.limits(dense(10.0)))

@@ -160,9 +160,9 @@ def _text(name: str, limit: Limit) -> str:
 
 
 def format_amount(name: str, amount: float, *, digits: int = 4) -> str:
-    """An absolute amount as `Budget.parse` reads it, in the largest unit that leaves a number of one or more."""
-    # Of two names for the same scale (G and B) the first.
-    scales = {scale: unit for unit, scale in reversed(UNITS[name].items())}
+    """An absolute amount as `Budget.parse` reads it, in the largest unit that leaves one or more, or the smallest."""
+    # Of two names for the same scale (G and B) the first. No unit means a fraction, or is refused.
+    scales = {scale: unit for unit, scale in reversed(UNITS[name].items()) if unit}
     scale = max((scale for scale in scales if scale <= amount), default=min(scales))
     unit = scales[scale]
     return f"{amount / scale:.{digits}g}{unit if name == 'latency' or unit == 'k' else unit.upper()}"
