@@ -39,6 +39,9 @@ from secateur.recognizer import Recognizer
 from secateur.speech.audio import read_audio
 from secateur.speech.corpus import open_corpus
 from secateur.structure.counting import macs
+from secateur.structure.groups import find_groups
+from secateur.structure.plan import PruningPlan
+from secateur.structure.slicing import slice_model
 
 PIECES = ["<unk>", "▁the", "▁c", "a", "t", "s", "▁"]
 RATE = 16000
@@ -442,6 +445,24 @@ def test_a_telephone_model_with_the_usual_hop_is_loaded(
     features = ParakeetFeatureExtractor(feature_size=16, sampling_rate=8000, hop_length=80, win_length=200)
     Recognizer(model, features, tokenizer).save_pretrained(tmp_path)
     assert secateur.load(tmp_path).inputs_per_second == 100
+
+
+def test_a_pruned_recogniser_is_written_with_the_code_that_rebuilds_it_and_a_dense_one_without(
+    recognizers: dict[str, Recognizer], tmp_path: Path
+) -> None:
+    dense = recognizers["conformer"]
+    plan = PruningPlan.keep(find_groups(dense.model), {"layers.0.conv.channels": []})
+    sliced = slice_model(dense.model, plan)
+    Recognizer(sliced, dense.features, dense.tokenizer).save_pretrained(tmp_path / "pruned")
+    dense.save_pretrained(tmp_path / "dense")
+    code = [sorted(path.name for path in (tmp_path / name).glob("*.py")) for name in ("pruned", "dense")]
+    assert code == [["conformer.py", "modeling_pruned.py", "surgery.py"], []]
+    assert "auto_map" in json.loads((tmp_path / "pruned" / "config.json").read_text())
+    wave = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    again = secateur.load(tmp_path / "pruned")
+    assert torch.equal(
+        again.logits([wave])[0], Recognizer(sliced, dense.features, dense.tokenizer).logits([wave])[0]
+    )
 
 
 @pytest.mark.parametrize("path", ["/no/such/model.nemo", "./nothing", "model.nemo"])

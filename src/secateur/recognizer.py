@@ -20,7 +20,7 @@ from transformers import (
 
 from secateur.decoding import Frames, Transcript, decode
 from secateur.errors import SecateurError, reason
-from secateur.files import expanded, is_there, share_weights
+from secateur.files import expanded, is_there
 from secateur.models.conformer import frame_mask
 from secateur.models.kinds import pads_cleanly
 from secateur.models.precision import cast
@@ -197,8 +197,9 @@ class Recognizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model, the feature extractor and the tokenizer as a transformers checkpoint, without pickle."""
-        self.model.save_pretrained(folder)
-        share_weights(folder)
+        from secateur.structure.checkpoint import write_model
+
+        write_model(self.model, folder)
         self.features.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

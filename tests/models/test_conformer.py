@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCTC
 
+import secateur.structure.checkpoint  # noqa: F401  (it makes the Conformer known to AutoModelForCTC)
 from secateur.models.conformer import ConformerConfig, ConformerForCTC, relative_positions, relative_shift
 
 FRAMES, BINS = 70, 16
@@ -167,7 +168,7 @@ def test_saved_and_loaded_in_a_new_process_it_gives_identical_logits(tmp_path: P
     model.save_pretrained(tmp_path / "model")
     torch.save({"x": x, "mask": mask}, tmp_path / "inputs.pt")
     code = (
-        "import sys, torch, secateur.models.conformer\n"
+        "import sys, torch, secateur.structure.checkpoint\n"
         "from transformers import AutoModelForCTC\n"
         "folder, inputs, out = sys.argv[1:]\n"
         "torch.set_num_threads(int(torch.get_num_threads()))\n"

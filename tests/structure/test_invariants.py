@@ -173,6 +173,12 @@ for folder, data in {folders!r}.items():
     inputs, expected = torch.load(data, weights_only=True)
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, expected), folder
+        model.save_pretrained(folder + "-again")
+        again = load(folder + "-again").eval()
+        assert torch.equal(again(**inputs).logits, expected), folder + "-again"
+    if "secateur" in {absent!r}:
+        # Each folder's own code.
+        assert type(again).__module__ != type(model).__module__
 assert not any(name.startswith(("secateur.pruning", "secateur.training")) for name in sys.modules)
 """
 BY_SECATEUR = "from secateur.structure.checkpoint import load_model as load"

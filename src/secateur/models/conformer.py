@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCTC, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -434,7 +434,3 @@ def relative_shift(scores_BHTP: Tensor) -> Tensor:
     """
     frames = scores_BHTP.shape[2]
     return scores_BHTP.flatten(2)[..., frames - 1 :].unfold(-1, frames, max(2 * frames - 2, 1))
-
-
-AutoConfig.register(ConformerConfig.model_type, ConformerConfig, exist_ok=True)
-AutoModelForCTC.register(ConformerConfig, ConformerForCTC, exist_ok=True)

@@ -53,27 +53,23 @@ ALIGNMENT = 64
 # What SpecAugment puts in the place of frames that it masks; published checkpoints of wav2vec 2.0 lack it.
 ONLY_TRAINED_WITH = "masked_spec_embed"
 
-FROM_TRANSFORMERS = """\
-from transformers import {dense}
+# Transformers copies the file that a class says it is from, and what that imports, when it saves a model again.
+MODELING = """\
+from {source} import {dense}
 
 from .surgery import pruned_class
 
 Pruned{dense} = pruned_class({dense})
-"""
-
-# Importing conformer.py makes the dense model known to AutoModelForCTC, which prefers what it knows to an auto_map.
-FROM_CONFORMER = """\
-from transformers import AutoModelForCTC
-
-from .conformer import {config}, {dense}
-from .surgery import pruned_class
-
-Pruned{dense} = pruned_class({dense})
-AutoModelForCTC.register({config}, Pruned{dense}, exist_ok=True)
+Pruned{dense}.__module__ = __name__
 """
 
 # Where Secateur is imported, AutoModelForCTC prefers what is known here to an auto_map, and chooses by the architecture that
-# config.json names.
+# config.json names. Not in conformer.py, which checkpoints carry: each of them is to be rebuilt by its own code.
+AutoConfig.register(
+    conformer.ConformerConfig.model_type,
+    conformer.ConformerConfig,
+    exist_ok=True,
+)
 AutoModelForCTC.register(
     conformer.ConformerConfig,
     (conformer.ConformerForCTC, surgery.pruned_class(conformer.ConformerForCTC)),
@@ -99,27 +95,32 @@ def save_pruned(
     Raises:
         SecateurError: the folder holds something else, or the disk does not take it all; then nothing is left behind.
     """
-    dense, config = dense_class(model), type(model.config).__name__
-    auto_map = {"AutoModelForCTC": f"modeling_pruned.Pruned{dense.__name__}"}
-    if dense.__module__ == conformer.__name__:
-        auto_map["AutoConfig"] = f"modeling_pruned.{config}"
-        modeling, carried = FROM_CONFORMER, [surgery, conformer]
-    else:
-        modeling, carried = FROM_TRANSFORMERS, [surgery]
     with new_folder(folder) as partial:
-        model.save_pretrained(partial)
-        share_weights(partial)
-        settings = json.loads((partial / "config.json").read_text(encoding="utf-8")) | {"auto_map": auto_map}
-        (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        (partial / "modeling_pruned.py").write_text(
-            modeling.format(dense=dense.__name__, config=config), encoding="utf-8"
-        )
-        for module in carried:
-            source = Path(str(module.__file__))
-            shutil.copyfile(source, partial / source.name)
+        write_model(model, partial)
         plan.save(partial / PLAN)
         if beside is not None:
             beside(partial)
+
+
+def write_model(model: PreTrainedModel, folder: str | Path) -> None:
+    """Write a model into a folder, without pickle; a pruned one with the code that plain transformers loads it by."""
+    model.save_pretrained(folder)
+    share_weights(folder)
+    dense, folder = dense_class(model), Path(folder)
+    if dense is type(model):
+        return
+    auto_map = {"AutoModelForCTC": f"modeling_pruned.Pruned{dense.__name__}"}
+    source, carried = "transformers", [surgery]
+    if dense.__module__ == conformer.__name__:
+        auto_map["AutoConfig"] = f"conformer.{type(model.config).__name__}"
+        source, carried = ".conformer", [surgery, conformer]
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"auto_map": auto_map}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    modeling = MODELING.format(source=source, dense=dense.__name__)
+    (folder / "modeling_pruned.py").write_text(modeling, encoding="utf-8")
+    for module in carried:
+        file = Path(str(module.__file__))
+        shutil.copyfile(file, folder / file.name)
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
