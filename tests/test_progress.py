@@ -31,6 +31,15 @@ def test_a_terminal_sees_audio_speed_and_figures():
     assert "WER 3.50%" in shown(console)
 
 
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_share_time_left_and_the_first_figure_are_there_however_narrow(width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with ProgressBar("recover", total=250, console=console) as bar:
+        bar.advance(100, audio_seconds=3000, WER="8.1%", output="0.103", hidden="0.0201")
+    for figure in ("recover", " 40% ", " left ", "WER 8.1%"):
+        assert figure in shown(console)
+
+
 def test_the_total_may_become_known_later():
     console = terminal()
     with ProgressBar("pruning", console=console) as bar:

@@ -40,7 +40,8 @@ def whole(path: Path) -> Iterator[Path]:
 
     An error leaves everything as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Where names may be as long as they come, this one may be too.
+    partial = path.with_name(f".{path.name[:50]}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+_BAR, _ROOMY = 24, 110
+"""Columns of the bar itself, and those that a terminal has that shows one."""
+
 TARGET = "target of "
 """What the name of a figure begins with that another one, of the name after it, is to come to at the step."""
 
@@ -21,7 +24,7 @@ class ProgressBar:
     ...     for batch in batches:
     ...         bar.advance(len(batch), audio_seconds=seconds, WER="3.5 %")
 
-    shows `evaluating ━━━━━╸━━━ 64%  41:27 of audio  35 x real time  WER 3.5 %  0:00:32 left`.
+    shows `evaluating ━━━━━╸━━━ 64% 0:00:32 left WER 3.5 %  41:27 of audio  35 x real time`, and less of its end where there is no room.
 
     Args:
         description: what is being done, in a word or two.
@@ -65,19 +68,26 @@ class ProgressBar:
             return self
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         console = self._console or Console(stderr=True)
         if not console.is_terminal:
             return self
+
+        def whole(least: int) -> Column:
+            return Column(no_wrap=True, min_width=least)
+
+        # Only the figures give way, from their end.
         self._display = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn("{task.description}", table_column=whole(10)),
+            *([BarColumn(bar_width=_BAR)] if console.width >= _ROOMY else []),
+            TaskProgressColumn(table_column=whole(4)),
+            TimeRemainingColumn(table_column=whole(7)),
+            TextColumn("left", table_column=whole(4)),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)),
             console=console,
             transient=True,
+            expand=True,
         )
         self._task = self._display.add_task(self.description, total=self._total, figures="")
         self._display.start()
@@ -118,7 +128,7 @@ class ProgressBar:
         shown = [f"{name} {value}" for name, value in figures.items()]
         if self._audio_seconds:
             speed = self._audio_seconds / max(perf_counter() - self._started, 1e-9)
-            shown = [f"{clock(self._audio_seconds)} of audio", f"{speed:.3g} x real time", *shown]
+            shown += [f"{clock(self._audio_seconds)} of audio", f"{speed:.3g} x real time"]
         self._display.update(self._task, advance=steps, figures="  ".join(shown))
 
 

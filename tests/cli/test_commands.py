@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +16,12 @@ import pytest
 import soundfile
 import torch
 from click.testing import Result
+from rich.text import Text
 
 import secateur.recognizer
 import secateur.transcription
 from secateur.cli import main
+from secateur.cli.output import finish
 from secateur.errors import SecateurError
 
 Run = Callable[..., Result]
@@ -266,6 +269,54 @@ def test_ctrl_c_ends_with_a_sentence_and_exit_code_130(
     result = run("inspect", model)
     assert result.exit_code == 130
     assert "stopped before the end" in result.stderr
+
+
+def test_an_import_that_ctrl_c_cuts_short_is_ctrl_c(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from None
+
+    monkeypatch.setattr(secateur.recognizer, "load", torn)
+    result = run("inspect", model)
+    assert result.exit_code == 130
+    assert result.stderr == "secateur: stopped before the end\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_sentence_and_one_exit_code(unbuffered: str) -> None:
+    code = (
+        "from rich.text import Text; from secateur.cli import main; from secateur.cli.output import finish\n"
+    )
+    code += "main.commands['report'].callback = lambda **_: finish({}, None, Text('figures'))\nmain(['report', '.'])"
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            text=True,
+        )
+    assert ran.returncode == 2
+    assert ran.stderr == "secateur: standard output cannot be written: No space left on device\n"
+
+
+def test_figures_are_written_where_there_is_no_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    finish({"wer": 0.5}, str(tmp_path / "figures.json"), Text("WER"))
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"wer": 0.5}
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(run: Run, model: Path, tmp_path: Path) -> None:
+    figures = tmp_path / f"{'x' * 250}.json"
+    assert run("inspect", model, "--no-measure", "--json", figures).exit_code == 0
+    assert json.loads(figures.read_text())["params"] > 0
 
 
 @pytest.mark.parametrize(

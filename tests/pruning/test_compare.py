@@ -465,10 +465,11 @@ def test_speech_without_transcripts_is_refused_before_the_work(
     [
         (["70%,50%"], ("params=70%,macs=70%", "params=50%,macs=50%")),
         (["0.5", "50%"], ("params=50%,macs=50%",)),
+        ("70%,50%", ("params=70%,macs=70%", "params=50%,macs=50%")),
         (["params=50%,latency=60%", "30%"], ("params=50%,latency=60%", "params=30%,macs=30%")),
     ],
 )
-def test_a_fraction_stands_for_parameters_and_macs(texts: list[str], budgets: tuple[str, ...]) -> None:
+def test_a_fraction_stands_for_parameters_and_macs(texts: str | list[str], budgets: tuple[str, ...]) -> None:
     assert read_budgets(texts) == budgets
     assert read_budgets(budgets) == budgets
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
 from secateur import __version__
 from secateur.cli import compare, demo, evaluate, inspect, prune, report, train, transcribe
@@ -30,8 +31,14 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with stoppable():
-                return super().invoke(ctx)
+            with stoppable() as stop:
+                try:
+                    return super().invoke(ctx)
+                except Exception as error:
+                    # Imports that were stopped fail by any name.
+                    if stop.asked and not isinstance(error, (SecateurError, click.ClickException, Exit)):
+                        raise KeyboardInterrupt from error
+                    raise
         except BrokenPipeError:
             raise
         except SecateurError as error:
@@ -42,7 +49,7 @@ class Commands(click.Group):
             if not isinstance(error, MemoryError) and not of_memory:
                 raise
             raise Refusal(
-                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train or to evaluate, --refit-minutes to prune, --batch to inspect"
+                f"there is not enough memory ({reason(error) or 'Python cannot have more'}): make room, or give it less: --batch-seconds to train, to evaluate or to transcribe, --refit-minutes to prune, --batch to inspect"
             ) from error
         except OSError as error:
             # Of a folder that is closed to the user, say, which is met with in many places.

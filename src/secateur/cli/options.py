@@ -230,14 +230,17 @@ def given(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(threads: int | None) -> None:
     """Set up the libraries before a model is loaded or made."""
+    import logging
+
     import torch
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     from secateur.timing import hold_memory
 
-    # transformers reports on its own loading and writing; what matters of it comes back as errors.
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    # transformers reports on its own loading and writing, and the hub on each try; what matters of it comes back as errors.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     hold_memory()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +91,9 @@ def put_out(text: str, *, exact: bool = False) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        # So that what it still holds is not written once more at exit, which is another exit code.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SecateurError(f"standard output cannot be written: {reason(error)}") from None
 
 
@@ -108,13 +113,13 @@ def finish(figures: object, json_file: str | None, *shown: object) -> None:
         except SecateurError as error:
             # What took an hour is shown all the same.
             lost = error
-    # Where nobody looks, nothing should be wrapped.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    # Where nobody looks, nothing should be wrapped; and a program may have no standard output.
+    looked_at = sys.stdout is not None and sys.stdout.isatty()
     for each in shown:
         if not isinstance(each, str):
-            with console.capture() as drawn_here:
-                console.print(each)
-            each = drawn_here.get().rstrip("\n")
+            drawing = io.StringIO()
+            Console(file=drawing, force_terminal=looked_at, width=None if looked_at else 200).print(each)
+            each = drawing.getvalue().rstrip("\n")
         put_out(each)
     if lost is not None:
         raise lost

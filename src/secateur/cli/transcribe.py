@@ -33,7 +33,8 @@ def transcribe(
 ) -> None:
     """Print what MODEL hears in each FILE.
 
-    A FILE is audio of any length, a folder of it, or a manifest.
+    A FILE is audio of any length, a folder of it, or a manifest. What cannot be read is named on standard error and left
+    out; only where nothing is left is that an error.
     """
     from secateur.progress import ProgressBar
     from secateur.speech.corpus import Corpus, open_corpus

@@ -188,7 +188,8 @@ def prune(
                 f"{str(error) or 'stopped'}; the pruned model is in {out} all the same, without all of its figures"
             ) from None
         forward = {name: asdict(timings.of(name)) for name in ("before", "after")}
-        return result(heard, forward={**forward, "ratio": asdict(timings.ratio("after", "before"))})
+        forward["ratio"] = asdict(timings.ratio("after", "before"))
+        return result(heard, forward={"seconds": settings.audio_seconds, **forward})
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,8 @@ def made_report(
         "before": before,
         "after": after,
         "kept": {name: value / before[name] for name, value in after.items()},
-        # A plan does not list what goes with the layer or the module that it is in.
         "units": {
-            name: [0 if plan.gone.intersection(group.inside) else counts.get(name, group.size), group.size]
+            name: [0 if _goes_with_others(name, groups, plan) else counts.get(name, group.size), group.size]
             for name, group in groups.items()
         },
     }
@@ -56,6 +55,13 @@ def made_report(
         report["comparison"] = heard.to_json()
         report["changed"] = _changed(heard.second, heard.first)
     return report
+
+
+def _goes_with_others(name: str, groups: Groups, plan: PruningPlan) -> bool:
+    """Whether a group is in a layer or a module that is gone, or of which only a bias is left; a plan does not list it then."""
+    inside = groups[name].inside
+    held_by = {units for home in inside if home in groups.branches for units in groups.branches[home].units}
+    return not plan.gone.isdisjoint({*inside, *held_by})
 
 
 def _changed(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:

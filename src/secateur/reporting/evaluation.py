@@ -11,7 +11,7 @@ from rich.text import Text
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.progress import clock
-from secateur.reporting.numbers import short, significant
+from secateur.reporting.numbers import chance, short, significant
 
 
 def evaluation_table(model: str, evaluation: Evaluation, worst: int = 0) -> RenderableType:
@@ -38,8 +38,8 @@ def comparison_text(comparison: Comparison, model: str, other: str) -> Renderabl
     low, high = 100 * bootstrap.interval.low, 100 * bootstrap.interval.high
     return Group(
         Text(told, style="bold"),
-        Text(f"95 % interval {low:+.2f} to {high:+.2f}; p = {bootstrap.p:.2g} by paired bootstrap,"),
-        Text(f"p = {pairs.p:.2g} by matched pairs (MAPSSWE, {pairs.segments} segments)"),
+        Text(f"95 % interval {low:+.2f} to {high:+.2f}; {chance(bootstrap.p)} by paired bootstrap,"),
+        Text(f"{chance(pairs.p)} by matched pairs (MAPSSWE, {pairs.segments} segments)"),
     )
 
 

@@ -23,7 +23,8 @@ def inspection_table(inspection: Inspection, depth: int = 2) -> RenderableType:
     root = inspection.root
     measured = root.ms is not None
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
+    # Names give way where there is no room, and figures do not.
+    table.add_column("", overflow="ellipsis")
     for column in ("parameters", "", "MACs", "", *(("ms", "") if measured else ())):
         table.add_column(column, justify="right", no_wrap=True)
 

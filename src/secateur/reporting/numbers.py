@@ -25,8 +25,8 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def rounded_percent(fraction: float) -> str:
-    """A fraction in three figures at most: `50 %`, `49.9 %`."""
-    return f"{100 * fraction:.3g} %"
+    """A fraction in three figures at most, or all that stand before the point: `50 %`, `49.9 %`, `3520 %`."""
+    return f"{100 * fraction:.3g} %" if fraction < 1 else f"{100 * fraction:.0f} %"
 
 
 def signed_points(fraction: float) -> str:

@@ -44,7 +44,9 @@ def _figures(report: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield "forward pass, predicted", was, now, kept("latency")
     if "forward" in report:
         was, now = (f"{1000 * report['forward'][side]['median']:.1f} ms" for side in ("before", "after"))
-        yield "forward pass, measured", was, now, f"{report['forward']['ratio']['median']:.1%}"
+        seconds = report["forward"].get("seconds")
+        of_audio = "" if seconds is None else f" of {seconds:g} s of audio"
+        yield f"forward pass{of_audio}, measured", was, now, f"{report['forward']['ratio']['median']:.1%}"
     if "wer" in before:
         yield "WER", f"{before['wer']:.2%}", f"{after['wer']:.2%}", ""
         yield "real-time factor", f"{before['rtf']:.4f}", f"{after['rtf']:.4f}", ""

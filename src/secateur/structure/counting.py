@@ -51,15 +51,17 @@ def macs_by_module(model: PreTrainedModel, seconds: float) -> dict[str, int]:
     Names are those of ``model.named_modules()``, hence ``""`` is the whole model. See `macs` for what is counted.
 
     Raises:
-        SecateurError: the utterance is too short to give the model one frame.
+        SecateurError: the utterance is too short to give the model one frame, or longer than can be counted.
     """
     skeleton = _skeleton(model)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # What a forward pass makes anew, such as sinusoids, is a shape alone too.
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         try:
             skeleton(**example_input(skeleton, seconds))
         except RuntimeError as error:
+            too, instead = ("short", "1 s or more") if seconds < 1 else ("long", "a day or less")
             raise SecateurError(
-                f"{seconds:g} s of audio are too short for {type(model).__name__} to hear: give 1 s or more"
+                f"{seconds:g} s of audio are too {too} for {type(model).__name__} to hear: give {instead}"
             ) from error
     root = type(skeleton).__name__
     flops = {

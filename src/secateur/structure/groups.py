@@ -259,7 +259,10 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """Twelve hexadecimal digits that tell one architecture from another: names and shapes of all parameters."""
+    """Twelve hexadecimal digits that tell one architecture from another: names and shapes of all parameters.
+
+    Two models have the same that were pruned to the same widths, whichever units stayed.
+    """
     shapes = sorted(f"{name} {tuple(parameter.shape)}" for name, parameter in model.named_parameters())
     return hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:12]
 

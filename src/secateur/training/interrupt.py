@@ -11,16 +11,30 @@ STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") 
 """What a terminal, a job queue or a container sends to have a program end."""
 
 
+class Stop:
+    """What a signal does that asks the program to end: a `KeyboardInterrupt`, wherever it is at. ``asked``: whether one came."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[Stop]:
     """Within the context whoever stops the program does it as Ctrl-C would, unless the program was started not to heed that."""
+    stop = Stop()
     taken = [] if threading.current_thread() is not threading.main_thread() else STOPS
     before = {each: signal.getsignal(each) for each in taken}
-    heeded = [each for each, handler in before.items() if handler is signal.SIG_DFL]
+    heeded = [
+        each for each, handler in before.items() if handler in (signal.SIG_DFL, signal.default_int_handler)
+    ]
     for each in heeded:
-        signal.signal(each, signal.default_int_handler)
+        signal.signal(each, stop)
     try:
-        yield
+        yield stop
     finally:
         for each in heeded:
             signal.signal(each, before[each])
@@ -35,25 +49,26 @@ def patience() -> Iterator[Callable[[], bool]]:
     pressed = False
     # Another thread gets no signals, and another handler knows what it does.
     alone = threading.current_thread() is not threading.main_thread()
-    waiting = (
-        [] if alone else [each for each in STOPS if signal.getsignal(each) is signal.default_int_handler]
-    )
-
-    def heed(handler: Callable[..., object]) -> None:
-        for each in waiting:
-            signal.signal(each, handler)
+    before = {} if alone else {each: signal.getsignal(each) for each in STOPS}
+    waiting = {
+        each: handler
+        for each, handler in before.items()
+        if isinstance(handler, Stop) or handler is signal.default_int_handler
+    }
 
     def note(*_: object) -> None:
         nonlocal pressed
         pressed = True
         # A closed terminal and a job queue send several at once.
         if signal.SIGINT in waiting:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, waiting[signal.SIGINT])
 
-    heed(note)
+    for each in waiting:
+        signal.signal(each, note)
     try:
         yield lambda: pressed
     finally:
-        heed(signal.default_int_handler)
+        for each, handler in waiting.items():
+            signal.signal(each, handler)
     if pressed:
         raise KeyboardInterrupt

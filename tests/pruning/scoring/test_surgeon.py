@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from secateur.errors import SecateurError
 from secateur.pruning.scoring.statistics import LayerStatistics
 from secateur.pruning.scoring.surgeon import surgeon_order
 
@@ -58,6 +59,22 @@ def test_an_input_that_never_changes_costs_nothing_where_a_bias_takes_over() -> 
     without = surgeon_order(tensor([1.0, 1.0]), statistics, blocks, has_bias=False, ridge=1e-6)
     assert without.order == (1, 0)
     assert without.rise.tolist() == pytest.approx([0.5, 12.5], rel=1e-4)
+
+
+def test_inputs_that_hardly_change_are_judged_though_their_covariance_is_rounding_errors() -> None:
+    mean = torch.linspace(-300, 500, 24, dtype=torch.double)
+    gram = torch.outer(mean, mean).float().double()
+    assert torch.linalg.eigvalsh(gram - torch.outer(mean, mean))[0] < -1e-3
+    statistics = layer(gram, torch.eye(2).double(), mean=mean)
+    weight = torch.ones(2, 24).double()
+    found = surgeon_order(weight, statistics, torch.arange(24)[:, None], has_bias=True)
+    assert sorted(found.order) == list(range(24))
+
+
+def test_inputs_that_are_not_finite_are_refused_in_one_sentence() -> None:
+    gram = torch.full((2, 2), float("nan")).double()
+    with pytest.raises(SecateurError, match="what a layer reads is not finite"):
+        surgeon_order(torch.ones(1, 2), layer(gram, tensor([1.0])), torch.arange(2)[:, None], has_bias=False)
 
 
 @given(

@@ -92,15 +92,17 @@ def _fraction(groups: Groups, costs: Mapping[str, CostModel], budget: Budget) ->
     if not names:
         raise NoResultError(f"{NAME} prunes feed-forward units, and this model has none")
     most = max((groups[name] for name in names), key=lambda group: group.size)
+    possible: dict[str, int] = {}
     for count in reversed([count for count in most.counts() if count > 0]):
         # Half a unit more, so that rounding down leaves as many whatever the fraction is rounded to.
         fraction = min(1.0, (count + 0.5) / most.size)
         kept = {name: max(1, int(groups[name].size * fraction)) for name in names}
         if any(number not in groups[name].counts() for name, number in kept.items()):
             continue
-        if all(costs[name](kept) <= limit for name, limit in limits.items()):
+        possible = kept
+        if all(costs[name](possible) <= limit for name, limit in limits.items()):
             return fraction
-    least = ", ".join(f"{name}={costs[name](kept) / costs[name].dense:.1%}" for name in limits)
+    least = ", ".join(f"{name}={costs[name](possible) / costs[name].dense:.1%}" for name in limits)
     raise NoResultError(
         f"of this model {NAME} is let prune feed-forward units alone, by which the budget {budget} cannot be met: "
         f"the smallest possible is {least}"

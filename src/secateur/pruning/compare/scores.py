@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from secateur import __version__
 from secateur.errors import SecateurError
 from secateur.files import make_folder
 from secateur.pruning.learning.method import Decide, LearnedMethod
@@ -38,6 +39,7 @@ def _judgement(run: LearnedMethod, file: Path, about: Mapping[str, Any]) -> Judg
     """What a file holds, if it is of the same; else it is written."""
     asked = {
         **about,
+        "secateur": __version__,
         "groups": list(run.groups),
         "minutes": run.oneshot.minutes_scored,
         "seed": run.oneshot.seed,

@@ -90,7 +90,7 @@ class CompareSettings(Settings):
         )
 
 
-def read_budgets(texts: Iterable[str]) -> tuple[str, ...]:
+def read_budgets(texts: str | Iterable[str]) -> tuple[str, ...]:
     """Budgets as `Budget` writes them, each once.
 
     ``"70%,50%"`` are two, of which each holds parameters and multiply-accumulates to the same fraction;
@@ -99,6 +99,7 @@ def read_budgets(texts: Iterable[str]) -> tuple[str, ...]:
     Raises:
         SecateurError: there is none, or one does not read like that.
     """
+    texts = (texts,) if isinstance(texts, str) else texts
     parts = [part for text in texts for part in ([text] if "=" in text else text.split(","))]
     if not parts:
         raise SecateurError("there is no budget to compare at; give one such as 50%")
@@ -110,9 +111,9 @@ def run_name(method: str, budget: str) -> str:
     return f"{method}_" + budget.replace("=", "").replace("%", "").replace(",", "_")
 
 
-def _read_methods(names: Iterable[str]) -> tuple[str, ...]:
+def _read_methods(names: str | Iterable[str]) -> tuple[str, ...]:
     """Methods in the order of `METHODS`, each once."""
-    names = tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in (ALL, *METHODS):
             raise SecateurError(f"there is no method {name!r}; choose {ALL}, or among {', '.join(METHODS)}")

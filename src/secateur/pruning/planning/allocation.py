@@ -38,14 +38,16 @@ def allocate(
 
     The plan is above no limit, and below the one that binds by at most half a percent or, where that is coarser, by
     less than the cheapest units that could be given back. What goes as a whole (a module, a layer) is priced with
-    what is left in it, and the harm done inside before counts no more.
+    what is left in it, and the harm done inside before counts no more. Where such large steps come no closer to a limit than that,
+    the plan is the nearest that was found below it, not the least harmful.
 
     Args:
         groups: of the model.
         scores: what to remove, and in which order; groups without a score stay whole.
         costs: by name; at least those that the budget limits.
         budget: what must hold.
-        uniform: keep the same fraction of every group rather than let scores decide how many; modules and layers stay.
+        uniform: keep the same fraction of every group, rounded to units, rather than let scores decide how many; layers stay, and a module
+            goes with its last unit alone.
 
     Raises:
         SecateurError: not even the smallest plan meets the budget, or a cost that it limits is not given.

@@ -179,7 +179,10 @@ def depth(_: PreTrainedModel, __: Groups, statistics: Statistics) -> dict[str, E
 
 
 def _in_order(layers: Sequence[str]) -> dict[str, Elimination]:
-    """Harms by which layers go one after the other, also where, pruned before, one costs up to a hundred times what another does."""
+    """Harms by which layers go one after the other, also where, pruned before, one costs up to a hundred times what another does.
+
+    But for the last of them, where a later one comes closer to the budget.
+    """
     return {
         name: Elimination.by_harm(torch.tensor([100.0**place], dtype=torch.double))
         for place, name in enumerate(layers)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from secateur.errors import SecateurError
 from secateur.pruning.planning.elimination import Elimination
 from secateur.pruning.scoring.statistics import LayerStatistics
+
+_ROUNDING = 1e-12
+_LEAST = 1e-23
+"""Added where inputs are nothing at all."""
 
 
 def surgeon_order(
@@ -42,9 +47,9 @@ def surgeon_order(
     hessian = statistics.gram
     if has_bias:
         hessian = hessian - torch.outer(statistics.mean, statistics.mean)
-    level = ridge * hessian.diagonal().mean().clamp(min=1e-20)
-    hessian = hessian + level * torch.eye(len(hessian), dtype=hessian.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian)).float()
+    # Inputs that hardly change have a covariance of rounding errors, of the moments that they are the difference of.
+    least = _ROUNDING * statistics.gram.diagonal().mean() + _LEAST
+    inverse = _inverse(hessian, (ridge * hessian.diagonal().mean()).clamp(min=least)).float()
     strength, directions = torch.linalg.eigh(statistics.metric)
     root = strength.clamp(min=0).sqrt()[:, None] * directions.T
     values = (root @ weight.double().cpu()).float()
@@ -75,3 +80,17 @@ def surgeon_order(
         inverse = inverse[stay][:, stay] - across[:, stay].T @ spread
         units = units[~going]
     return Elimination(tuple(order), torch.cat(rise))
+
+
+def _inverse(moments: Tensor, level: Tensor) -> Tensor:
+    """The inverse of second moments with ``level`` added to their diagonal, or ten times that, until they have one."""
+    identity = torch.eye(len(moments), dtype=moments.dtype)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(moments + level * identity)
+        if not failed:
+            return torch.cholesky_inverse(factor)
+        if not moments.isfinite().all():
+            raise SecateurError(
+                "what a layer reads is not finite: the model does not hear this speech, at least not in its precision"
+            )
+        level = 10 * level
