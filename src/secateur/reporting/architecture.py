@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from secateur.reporting.numbers import counted
+
 WORDS = {
     "self_attn": "self-attention",
     "conv": "convolution",
@@ -97,11 +99,7 @@ class Picture:
         """A sentence on what went as a whole."""
         layers = sum(layer.gone for layer in self.layers)
         modules = sum(module.gone for layer in self.layers if not layer.gone for module in layer.modules)
-        parts = [
-            f"{count} {word}{'s' * (count > 1)}"
-            for count, word in ((layers, "layer"), (modules, "module"))
-            if count
-        ]
+        parts = [counted(count, word) for count, word in ((layers, "layer"), (modules, "module")) if count]
         if not parts:
             return "No layer and no module was removed as a whole."
         return f"Removed as a whole: {' and '.join(parts)}."

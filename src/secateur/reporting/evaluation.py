@@ -11,7 +11,7 @@ from rich.text import Text
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation, UtteranceResult
 from secateur.progress import clock
-from secateur.reporting.numbers import chance, short, significant
+from secateur.reporting.numbers import chance, counted, short, significant
 
 
 def evaluation_table(model: str, evaluation: Evaluation, worst: int = 0) -> RenderableType:
@@ -39,7 +39,7 @@ def comparison_text(comparison: Comparison, model: str, other: str) -> Renderabl
     return Group(
         Text(told, style="bold"),
         Text(f"95 % interval {low:+.2f} to {high:+.2f}; {chance(bootstrap.p)} by paired bootstrap,"),
-        Text(f"{chance(pairs.p)} by matched pairs (MAPSSWE, {pairs.segments} segments)"),
+        Text(f"{chance(pairs.p)} by matched pairs (MAPSSWE, {counted(pairs.segments, 'segment')})"),
     )
 
 
@@ -49,7 +49,7 @@ def _figures(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
     yield "CER", f"{evaluation.cer:.2%}"
     kinds = f"{words.substitutions} substituted, {words.deletions} deleted, {words.insertions} inserted"
     yield "word errors", f"{words.errors} of {words.reference}: {kinds}"
-    yield "speech", f"{evaluation.utterances} utterances, {clock(evaluation.audio_seconds)}"
+    yield "speech", f"{counted(evaluation.utterances, 'utterance')}, {clock(evaluation.audio_seconds)}"
     yield "real-time factor", f"{evaluation.rtf:.4f}  (model alone {evaluation.rtf_model:.4f})"
     if evaluation.peak_memory_mb is not None:
         yield "peak memory", f"{evaluation.peak_memory_mb:.0f} MB"

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.reporting.numbers import short
+from secateur.reporting.numbers import counted, short
 from secateur.structure.inspect import Inspection, Part, share
 
 
@@ -49,8 +49,9 @@ def inspection_table(inspection: Inspection, depth: int = 2) -> RenderableType:
     )
     conditions = f"MACs of {inspection.seconds:g} s of audio"
     if measured:
-        threads = f"{inspection.threads} thread{'s' * (inspection.threads > 1)}"
-        conditions += f"; time of a batch of {inspection.batch} such on {threads}"
+        conditions += (
+            f"; time of a batch of {inspection.batch} such on {counted(inspection.threads, 'thread')}"
+        )
     return Group(Text(title, style="bold"), Text(conditions, style="dim"), Text(), table)
 
 

@@ -29,6 +29,11 @@ def rounded_percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %" if fraction < 1 else f"{100 * fraction:.0f} %"
 
 
+def counted(number: int, thing: str) -> str:
+    """So many of a thing whose plural has an s: `1 thread`, `2 threads`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def signed_points(fraction: float) -> str:
     """A difference of two fractions in percentage points, with a sign that is a minus: `−0.52`."""
     return f"{100 * fraction:+.2f}".replace("-", "\N{MINUS SIGN}")
