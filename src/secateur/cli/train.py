@@ -66,6 +66,13 @@ RENAMED = {"limit": "valid_limit"}
     type=click.Choice(["muon", "adamw"]),
     help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",
 )
+@click.option(
+    "--weight-decay",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Of all weights but norms and biases, for each step at a rate of 1.",
+)
 @loop_options(60.0)
 @click.option(
     "--dropout",

@@ -63,6 +63,7 @@ class TrainSettings(runs.Settings):
         optimizer: ``adamw`` for all parameters, or ``muon`` (Jordan et al. 2024) for the matrices of linear layers below the head,
             at `MATRICES` times the rate, and AdamW for all else. None: ``muon`` from random weights, which it teaches in half as many
             steps, and ``adamw`` with ``init``.
+        weight_decay: of all but norms and biases: each step takes this part, times the rate, of a weight away (Loshchilov & Hutter 2019).
         warm_up: steps over which it rises; at most a quarter of ``steps``.
         batch_seconds: audio in a batch, padding included. Longer utterances are left out.
         dropout: rate after every module and on attention weights; None: 0, or with ``init`` what it has. Drawing it takes a CPU a third of
@@ -91,6 +92,7 @@ class TrainSettings(runs.Settings):
     steps: int | None = None
     rate: float = 1.5e-3
     optimizer: str | None = None
+    weight_decay: float = 0.0
     warm_up: int = 300
     batch_seconds: float = 60.0
     dropout: float | None = None
@@ -113,7 +115,7 @@ class TrainSettings(runs.Settings):
             "valid_utterances",
         )  # fmt: skip
         Augmentation.of(self.augment)
-        runs.check_not_negative(self, "clean_epochs", "validations")
+        runs.check_not_negative(self, "weight_decay", "clean_epochs", "validations")
         runs.check_seed(self.seed)
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
