@@ -73,6 +73,13 @@ RENAMED = {"limit": "valid_limit"}
     show_default=True,
     help="Of all weights but norms and biases, for each step at a rate of 1.",
 )
+@click.option(
+    "--nested",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Part of the steps in which the model is narrower, so that it can be pruned with less harm.",
+)
 @loop_options(60.0)
 @click.option(
     "--dropout",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from secateur.recognizer import Recognizer
 from secateur.speech.pool import SpeechPool
+from secateur.supervised.nested import Nesting
 from secateur.training.feed import Batch
 from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
@@ -32,12 +33,14 @@ class Transcription(WeightsObjective):
     Args:
         recognizer: what learns.
         working: its model at work.
-        seed: of dropout.
+        seed: of dropout and of how wide the model is.
+        nested: the part of the steps in which it is narrower than it is.
     """
 
-    def __init__(self, recognizer: Recognizer, working: Working, seed: int) -> None:
+    def __init__(self, recognizer: Recognizer, working: Working, seed: int, nested: float = 0.0) -> None:
         super().__init__(working)
         self.recognizer, self.seed = recognizer, seed
+        self.nesting = Nesting(recognizer.model, nested, seed)
         self._statistics: list[Tensor] = []
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
@@ -48,7 +51,8 @@ class Transcription(WeightsObjective):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Of the step alone, so that a run that is resumed draws what it would have drawn.
             torch.manual_seed(self.seed * 1_000_003 + batch.step)
-            logits_BTV = model(**batch.inputs).logits
+            with self.nesting.narrow(batch.step):
+                logits_BTV = model(**batch.inputs).logits
         targets = [
             torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
             for text in batch.texts

@@ -64,6 +64,8 @@ class TrainSettings(runs.Settings):
             at `MATRICES` times the rate, and AdamW for all else. None: ``muon`` from random weights, which it teaches in half as many
             steps, and ``adamw`` with ``init``.
         weight_decay: of all but norms and biases: each step takes this part, times the rate, of a weight away (Loshchilov & Hutter 2019).
+        nested: the part of the steps in which the model has the first units of its groups alone, so that it can be pruned with less harm; how
+            many is drawn each time (`supervised.nested`).
         warm_up: steps over which it rises; at most a quarter of ``steps``.
         batch_seconds: audio in a batch, padding included. Longer utterances are left out.
         dropout: rate after every module and on attention weights; None: 0, or with ``init`` what it has. Drawing it takes a CPU a third of
@@ -93,6 +95,7 @@ class TrainSettings(runs.Settings):
     rate: float = 1.5e-3
     optimizer: str | None = None
     weight_decay: float = 0.0
+    nested: float = 0.0
     warm_up: int = 300
     batch_seconds: float = 60.0
     dropout: float | None = None
@@ -117,8 +120,9 @@ class TrainSettings(runs.Settings):
         Augmentation.of(self.augment)
         runs.check_not_negative(self, "weight_decay", "clean_epochs", "validations")
         runs.check_seed(self.seed)
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
+        for name, part in (("dropout", self.dropout), ("nested", self.nested)):
+            if part is not None and not 0 <= part < 1:
+                raise SecateurError(f"{name} is {part}; give 0 or more, and less than 1")
         shape = self.shape
         if shape.width % 2 or shape.width % shape.heads:
             raise SecateurError(
