@@ -156,6 +156,22 @@ def test_a_sliced_model_can_be_sliced_again(
     assert mac_cost(groups, sliced, 0.3)(again.counts()) == counting.macs(smaller, 0.3)
 
 
+@on_any_model
+@settings(max_examples=60)
+@torch.no_grad()
+def test_one_plan_after_another_is_a_plan(make_model: MakeModel, shape: dict[str, object], seed: int) -> None:
+    model, groups, plan = take_apart(make_model, shape, seed)
+    sliced = slice_model(model, plan)
+    later = random_plan(find_groups(sliced, width=seed % 2 == 0), seed + 1)
+    twice = slice_model(sliced, later)
+    once = slice_model(model, plan.then(later, groups))
+    assert once.config.secateur_structure == twice.config.secateur_structure
+    expected = twice.state_dict()
+    assert once.state_dict().keys() == expected.keys()
+    for name, tensor in once.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 IN_A_FRESH_PROCESS = """
 import sys
 

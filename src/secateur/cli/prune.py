@@ -44,6 +44,7 @@ SETTINGS = {
     "minutes": "learned.minutes",
     "steps": "learned.steps",
     "phases": "learned.phases",
+    "strides": "learned.strides",
     "batch_seconds": "learned.batch_seconds",
     "augment": "learned.augment",
     "precision": "learned.precision",
@@ -127,6 +128,11 @@ SCORES = (
     show_default=True,
     callback=names,
     help="Learned: the phases to run, out of start (scores), reconstruct (refits), search and recover.",
+)
+@click.option(
+    "--strides",
+    type=click.IntRange(1),
+    help="Learned: in how many to go down to the budget, each with all phases.  [default: 2 where less than 40% may stay, else 1]",
 )
 @loop_options(prefix="Learned: ")
 @click.option(

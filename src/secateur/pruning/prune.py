@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from secateur.pruning.learning.learned import TRAINED
 from secateur.pruning.learning.method import Decide, LearnedMethod
 from secateur.pruning.learning.pace import Speech, in_time
 from secateur.pruning.learning.pace import pace as measured_pace
+from secateur.pruning.learning.strides import Stride, strides
 from secateur.pruning.learning.validation import set_aside, validation
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.planning.allocation import check_possible
-from secateur.pruning.planning.budget import Budget
+from secateur.pruning.planning.budget import Budget, format_amount
 from secateur.pruning.report import made_report, write_beside
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
@@ -142,6 +144,8 @@ def prune(
                 workspace.same("the teacher", lambda: weights_digest(teacher.model))
             costs = costs_of(budget, groups, dense, settings.audio_seconds)
             check_possible(groups, costs, budget, _may_go(settings, groups))
+            learns = settings.method != "oneshot"
+            way = strides(budget, costs, settings.learned, width=settings.scope.width) if learns else []
         before = None
         if valid is not None:
             # First, so that speech which cannot be scored is refused before the work.
@@ -149,10 +153,10 @@ def prune(
                 progress.begin("evaluating before")
                 before = given.before or evaluate(dense, valid, progress=progress, tell=tell)
         task = _Task(settings, dense, groups, costs, budget, data, skips, progress, clock)
-        if settings.method == "oneshot":
-            plan, smaller, told = task.prune_oneshot()
+        if learns:
+            plan, smaller, told = task.learn(way, workspace, valid, before, teacher, given, log, tell)
         else:
-            plan, smaller, told = task.learn(workspace, valid, before, teacher, given, log, tell)
+            plan, smaller, told = task.prune_oneshot()
         told |= {"environment": environment(dense.model)}
 
         def result(heard: Comparison | None, **measured: Any) -> Pruned:
@@ -230,6 +234,7 @@ class _Task:
 
     def learn(
         self,
+        way: Sequence[Stride],
         workspace: Workspace,
         valid: Corpus | None,
         before: Evaluation | None,
@@ -259,37 +264,47 @@ class _Task:
         # What is validated on: transcribed speech, which may have other lengths, or a part of this.
         lengths = np.array([row.seconds for row in before.rows]) if before else everything.seconds
         with self.clock.time("prune"):
-            oneshot, learned = in_time(
-                settings.oneshot,
-                settings.learned,
-                # As it was found first: what is done was done on so much speech.
-                lambda: workspace.figure("pace", lambda: given.pace(dense, sample)),
-                float(lengths.mean()),
-                tell,
-            )
-            if held is not None and learned.validates:
-                self.progress.begin("hearing what is set aside")
-            validate = validation(learned, valid, held, teacher or dense, settings.oneshot.seed)
-            if validate is None:
-                # What was set aside for it may be trained on after all.
-                rest = everything
-            run = LearnedMethod(
-                dense,
-                self.groups,
-                self.costs,
-                self.budget,
-                rest,
-                sample,
-                oneshot,
-                learned,
-                workspace,
-                self.progress,
-                decide=given.decide,
-                teacher=teacher,
-                validate=validate,
-                log=log,
-            )
-            plan, smaller = run.run()
+            smaller, groups, costs = dense, self.groups, self.costs
+            plan, runs = PruningPlan.keep(groups, {}), list[LearnedMethod]()
+            for stride in way:
+                if tell is not None and len(way) > 1:
+                    tell(f"stride {stride.number} of {len(way)}, to {_figures(stride.budget)}")
+                oneshot, learned = in_time(
+                    settings.oneshot,
+                    stride.learned,
+                    # As it was found first: what is done was done on so much speech.
+                    lambda: workspace.figure("pace", lambda: given.pace(dense, sample)),
+                    float(lengths.mean()),
+                    tell,
+                )
+                if held is not None and learned.validates:
+                    self.progress.begin("hearing what is set aside")
+                validate = validation(learned, valid, held, teacher or dense, settings.oneshot.seed)
+                run = LearnedMethod(
+                    smaller,
+                    groups,
+                    costs,
+                    stride.budget,
+                    # What was set aside to validate on may be trained on after all if nothing is.
+                    everything if validate is None else rest,
+                    sample,
+                    oneshot,
+                    replace(learned, minutes=stride.until),
+                    workspace,
+                    self.progress,
+                    decide=None if runs else given.decide,
+                    teacher=teacher or (dense if runs else None),
+                    validate=validate,
+                    log=log,
+                    suffix=stride.suffix,
+                    spent=runs[-1].schedule.spent if runs else 0.0,
+                )
+                taken, smaller = run.run()
+                plan = plan.then(taken, self.groups)
+                runs.append(run)
+                if stride is not way[-1]:
+                    groups = self._groups_left(plan, smaller)
+                    costs = costs_of(self.budget, groups, smaller, settings.audio_seconds)
             cast(smaller.model, self.dense.model.dtype)
         told = {
             "audio_seconds": round(heard, 1),
@@ -298,6 +313,7 @@ class _Task:
                 "reconstruct_minutes": oneshot.reconstruct_minutes,
                 "reconstruct_steps": oneshot.reconstruct_steps,
                 "trials": oneshot.trials,
+                "strides": len(way),
                 "rate": run.rate,
                 "validations": learned.validations,
                 "valid_utterances": learned.valid_utterances,
@@ -307,12 +323,29 @@ class _Task:
                 ).removeprefix("torch."),
             },
             "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
-            "held_out": len(everything) - len(rest),
-            "history": run.history,
-            "phase_seconds": run.schedule.seconds,
+            "held_out": 0 if validate is None else len(everything) - len(rest),
+            "history": {phase + each.suffix: rows for each in runs for phase, rows in each.history.items()},
+            "phase_seconds": {name: took for each in runs for name, took in each.schedule.seconds.items()},
             "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
         }
         return plan, smaller, told
+
+    def _groups_left(self, plan: PruningPlan, smaller: Recognizer) -> Groups:
+        """What may go of a model that a plan has left: what may go of the unpruned one."""
+        scope = self.settings.scope
+        # Patterns are of names in the unpruned model, whose layers have other numbers.
+        names = replace(scope, whole=()).groups(smaller.model)
+        whole = [
+            name
+            for name in names
+            if any(fnmatchcase(plan.name_before(name, self.groups), pattern) for pattern in scope.whole)
+        ]
+        return replace(scope, whole=tuple(whole)).groups(smaller.model)
+
+
+def _figures(budget: Budget) -> str:
+    """A budget of absolute limits as a sentence has it."""
+    return ", ".join(f"{name}={format_amount(name, limit.amount)}" for name, limit in budget.bounds.items())
 
 
 def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
@@ -321,7 +354,7 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
         return Workspace(None)
     place = Workspace.place(Path(out))
     trained = any(any(place.glob(f"{phase}*.pt")) for phase in TRAINED)
-    refitted = (place / "reconstruct.pt").exists()
+    refitted = any(place.glob("reconstruct*.pt"))
     # What a GPU has no room for, and a training that came to nothing, must not cost what was scored and refitted before.
     free = () if trained else UNTRAINED if refitted else UNTRAINED + UNREFITTED
     return Workspace.of(Path(out), settings.plain(), free=free)

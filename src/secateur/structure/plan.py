@@ -85,6 +85,26 @@ class PruningPlan:
         kept = _canonical(groups, self.kept)
         return replace(self, kept=kept, sizes={name: groups[name].size for name in kept})
 
+    def then(self, later: PruningPlan, groups: Groups) -> PruningPlan:
+        """This plan, and then one of the model that it leaves, as a single plan of the model that it is for.
+
+        Args:
+            later: of what `slice_model` makes by this one.
+            groups: of the model that this one is for.
+        """
+        kept = dict(self.kept)
+        for name, units in later.kept.items():
+            here = self.name_before(name, groups)
+            left = self.kept.get(here, range(groups[here].size))
+            kept[here] = tuple(left[unit] for unit in units)
+        return PruningPlan.keep(groups, kept)
+
+    def name_before(self, name: str, groups: Groups) -> str:
+        """What a group of the sliced model is called in the model that this plan is for, whose layers have other numbers."""
+        layers = [layer for layer in groups.layers if layer not in self.gone]
+        number = re.match(r"layers\.(\d+)(?=\.|$)", name)
+        return name if number is None else layers[int(number[1])] + name[number.end() :]
+
     @property
     def gone(self) -> frozenset[str]:
         """Groups of which no unit stays; modules and layers that go are among them."""

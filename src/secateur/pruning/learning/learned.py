@@ -31,6 +31,7 @@ class Learned:
         steps: of search and recovery together, which then take the time that they take; None: by ``minutes``.
         phases: which of `PHASES` there are. By default there is no search: it has not been seen yet to find plans that are
             better, within an hour, than those of the scores (docs/notes/learned.md).
+        strides: in how many the budget is gone down to, each of them with all phases; None: see `strides.strides`.
         search_share: part of the steps, or of the time, for search and recovery that goes into the search.
         rate: peak learning rate of the weights; None: by how much has to go, see `usual_rate`.
         gate_rate: learning rate of the gates.
@@ -51,6 +52,7 @@ class Learned:
     minutes: float = 45.0
     steps: int | None = None
     phases: tuple[str, ...] = ("start", "reconstruct", "recover")
+    strides: int | None = None
     search_share: float = 0.4
     rate: float | None = None
     gate_rate: float = 0.02
@@ -80,7 +82,7 @@ class Learned:
             )
         if not 0 <= self.minutes < math.inf or (self.steps is not None and self.steps < 0):
             raise SecateurError("a run cannot take less than no time; give --minutes or --steps of 0 or more")
-        check_above_nothing(self, "rate", "gate_rate")
+        check_above_nothing(self, "strides", "rate", "gate_rate")
         check_not_negative(self, "validations", "valid_utterances")
         if not 0 <= self.search_share <= 1:
             raise SecateurError(f"search_share is {self.search_share}; give 0 to 1")

@@ -88,6 +88,8 @@ class LearnedMethod:
         teacher: what search and recovery distil from; None: the unpruned recogniser.
         validate: word error rate of a recogniser; None: nothing is validated.
         log: given each row of the history as it comes, and the phase that it is of.
+        suffix: what the names of its phases end with where the run is one of several.
+        spent: seconds of ``settings.minutes`` that others have taken.
 
     Attributes:
         history: by phase, figures of its steps.
@@ -115,12 +117,15 @@ class LearnedMethod:
         teacher: Recognizer | None = None,
         validate: Callable[[Recognizer], float] | None = None,
         log: Log | None = None,
+        suffix: str = "",
+        spent: float = 0.0,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
         self.workspace, self.progress, self.validate = workspace, progress, validate
         self.decide, self.teacher, self.log = decide or by_scores, teacher, log
-        self.schedule = Schedule(settings, workspace)
+        self.schedule, self.suffix = Schedule(settings, workspace, suffix), suffix
+        self.schedule.found(spent)
         self.history: dict[str, list[dict[str, float]]] = {}
         self.parts: dict[float, float] = {}
         self.minutes_heard: dict[str, float] = {}
@@ -300,7 +305,7 @@ class LearnedMethod:
 
         with using_threads(threads - ahead):
             done = run_phase(
-                phase,
+                phase + self.suffix,
                 objective,
                 parameters,
                 # The budget is met at the end of the search only, so that what came before tells nothing of it.

@@ -17,13 +17,14 @@ class Schedule:
     Args:
         settings: of the method.
         workspace: keeps what is done, and how long it took.
+        suffix: what the names of stages end with.
 
     Attributes:
         seconds: that each stage took.
     """
 
-    def __init__(self, settings: Learned, workspace: Workspace) -> None:
-        self.settings, self.workspace = settings, workspace
+    def __init__(self, settings: Learned, workspace: Workspace, suffix: str = "") -> None:
+        self.settings, self.workspace, self.suffix = settings, workspace, suffix
         self.seconds: dict[str, float] = {}
         self._began, self._before = perf_counter(), 0.0
 
@@ -38,7 +39,7 @@ class Schedule:
 
     def stage(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A stage of the workspace: what was kept of it, or else what is made now."""
-        start = self.spent
+        name, start = name + self.suffix, self.spent
         made = self.workspace.stage(name, lambda: make() | {"seconds": self.spent - start})
         self.found(max(0.0, start + made["seconds"] - self.spent))
         self.seconds[name] = round(made["seconds"], 2)

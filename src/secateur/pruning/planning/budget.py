@@ -123,6 +123,24 @@ class Budget:
             limits[name] = limit.of(costs[name].dense, costs[name].per)
         return limits
 
+    def part_way(self, costs: Mapping[str, CostModel], way: float) -> Budget:
+        """The budget at which a model is that part of the way down to this one, in absolute figures.
+
+        Equal parts of the way take the same factor of a cost: from all of it to 25 %, half of the way is 50 %.
+
+        Args:
+            costs: of the model at the beginning of the way.
+            way: more than 0, up to 1.
+        """
+        bounds = {}
+        for name, limit in self.limits(costs).items():
+            dense = costs[name].dense
+            amount = limit if way == 1 else dense * (limit / dense) ** way
+            bounds[name] = Limit(amount / costs[name].per, relative=False)
+        budget = object.__new__(Budget)
+        object.__setattr__(budget, "bounds", bounds)
+        return budget
+
     def __str__(self) -> str:
         return ",".join(f"{name}={_text(name, limit)}" for name, limit in self.bounds.items())
 
