@@ -317,17 +317,6 @@ def test_muon_moves_the_matrices_of_layers_where_it_should(
         assert not matrices
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_weights_decay_and_norms_and_biases_do_not(learned: Trained, optimizer: str) -> None:
-    working = Working(learned.recognizer.model, None)
-    groups = _parameters(settings("speech", optimizer=optimizer, weight_decay=0.1), working)
-    for each in trainer._optimizers(groups):
-        for group in each.param_groups:
-            for tensor in group["params"]:
-                assert group["weight_decay"] == (0.1 if tensor.dim() > 1 else 0.0)
-    assert sum(len(group["params"]) for group in groups) == len(working.parameters())
-
-
 def test_what_cannot_be_learned_from_is_left_out_and_counted(speech: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(speech, data)
@@ -419,7 +408,6 @@ def test_a_folder_that_holds_something_is_not_replaced(speech: Path, tmp_path: P
         ({"width": 99, "heads": 3}, "a width of 99 does not go with 3 heads"),
         ({"layers": 0}, "layers is 0; give a finite number above 0"),
         ({"minutes": float("nan")}, "minutes is nan; give a finite number above 0"),
-        ({"weight_decay": -0.1}, "weight_decay is -0.1; give 0 or more"),
         ({"dropout": 1.0}, "dropout is 1.0; give 0 or more, and less than 1"),
         ({"precision": "int8"}, "there is no precision 'int8'"),
         ({"seed": -1}, "the seed is -1; give one of 0 to"),

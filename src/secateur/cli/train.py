@@ -67,13 +67,6 @@ RENAMED = {"limit": "valid_limit"}
     help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",
 )
 @click.option(
-    "--weight-decay",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="Of all weights but norms and biases, for each step at a rate of 1.",
-)
-@click.option(
     "--nested",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.0,

@@ -63,7 +63,6 @@ class TrainSettings(runs.Settings):
         optimizer: ``adamw`` for all parameters, or ``muon`` (Jordan et al. 2024) for the matrices of linear layers below the head,
             at `MATRICES` times the rate, and AdamW for all else. None: ``muon`` from random weights, which it teaches in half as many
             steps, and ``adamw`` with ``init``.
-        weight_decay: of all but norms and biases: each step takes this part, times the rate, of a weight away (Loshchilov & Hutter 2019).
         nested: the part of the steps in which the model has the first units of its groups alone, so that it can be pruned with less harm; how
             many is drawn each time (`supervised.nested`).
         warm_up: steps over which it rises; at most a quarter of ``steps``.
@@ -94,7 +93,6 @@ class TrainSettings(runs.Settings):
     steps: int | None = None
     rate: float = 1.5e-3
     optimizer: str | None = None
-    weight_decay: float = 0.0
     nested: float = 0.0
     warm_up: int = 300
     batch_seconds: float = 60.0
@@ -118,7 +116,7 @@ class TrainSettings(runs.Settings):
             "valid_utterances",
         )  # fmt: skip
         Augmentation.of(self.augment)
-        runs.check_not_negative(self, "weight_decay", "clean_epochs", "validations")
+        runs.check_not_negative(self, "clean_epochs", "validations")
         runs.check_seed(self.seed)
         for name, part in (("dropout", self.dropout), ("nested", self.nested)):
             if part is not None and not 0 <= part < 1:

@@ -251,26 +251,23 @@ def _learned(
 
 
 def _parameters(settings: TrainSettings, working: Working) -> list[dict[str, Any]]:
-    """The parameters, in groups of a rate and a decay each; norms and biases do not decay."""
-    by_muon = (settings.optimizer or ("muon" if settings.init is None else "adamw")) == "muon"
+    """The parameters, in groups of a rate each."""
+    parameters = working.parameters()
+    if (settings.optimizer or ("muon" if settings.init is None else "adamw")) == "adamw":
+        return [{"params": parameters, "lr": settings.rate}]
     layers = {
         f"{name}.weight"
         for name, module in working.model.named_modules()
-        if by_muon and isinstance(module, nn.Linear) and name.startswith("encoder.")
+        if isinstance(module, nn.Linear) and name.startswith("encoder.")
     }
     matrices: list[nn.Parameter] = []
-    decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for (name, _), tensor in zip(working.model.named_parameters(), working.parameters(), strict=True):
-        decays = settings.weight_decay > 0 and tensor.ndim > 1
-        (matrices if name in layers else decaying if decays else others).append(tensor)
-    rate, decay = settings.rate, settings.weight_decay
-    groups: list[dict[str, Any]] = [
-        {"params": others, "lr": rate},
-        {"params": decaying, "lr": rate, "weight_decay": decay},
-        {"params": matrices, "lr": MATRICES * rate, "weight_decay": decay, ORTHOGONAL: True},
+    for (name, _), tensor in zip(working.model.named_parameters(), parameters, strict=True):
+        (matrices if name in layers else others).append(tensor)
+    return [
+        {"params": others, "lr": settings.rate},
+        {"params": matrices, "lr": MATRICES * settings.rate, ORTHOGONAL: True},
     ]
-    return [group for group in groups if group["params"]]
 
 
 def _check_empty(folder: Path) -> None:
