@@ -28,7 +28,7 @@ from secateur.pruning.learning.validation import set_aside, validation
 from secateur.pruning.oneshot import OneShot, prune_oneshot
 from secateur.pruning.planning.allocation import check_possible
 from secateur.pruning.planning.budget import Budget, format_amount
-from secateur.pruning.report import made_report, write_beside
+from secateur.pruning.report import learned_figures, made_report, write_beside
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer, load
 from secateur.runs import Stopwatch, environment
@@ -43,7 +43,6 @@ from secateur.structure.counting import weights_digest
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 from secateur.training.phase import Log
-from secateur.training.precision import working_type
 from secateur.training.workspace import Workspace
 
 ONE_BY_ONE = 1e-3
@@ -253,7 +252,6 @@ class _Task:
                 skips=self.skips,
                 progress=self.progress.advance,
             )
-            heard = float(everything.seconds.sum())
             workspace.same("the model", lambda: f"{weights_digest(dense.model)} in {dense.model.dtype}")
             workspace.same("the speech", lambda: everything.said)
             # Batches have other lengths on a CPU.
@@ -307,28 +305,10 @@ class _Task:
                     costs = costs_of(self.budget, groups, smaller, settings.audio_seconds)
             cast(smaller.model, self.dense.model.dtype)
         told = {
-            "audio_seconds": round(heard, 1),
-            "used": {
-                "score_minutes": oneshot.score_minutes,
-                "reconstruct_minutes": oneshot.reconstruct_minutes,
-                "reconstruct_steps": oneshot.reconstruct_steps,
-                "trials": oneshot.trials,
-                "strides": len(way),
-                "rate": run.rate,
-                "validations": learned.validations,
-                "valid_utterances": learned.valid_utterances,
-                # A processor without bfloat16 takes fewer steps in the same time.
-                "precision": str(
-                    working_type(learned.precision, dense.model) or dense.model.dtype
-                ).removeprefix("torch."),
-            },
-            "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
+            "audio_seconds": round(float(everything.seconds.sum()), 1),
             "held_out": 0 if validate is None else len(everything) - len(rest),
-            "history": {phase + each.suffix: rows for each in runs for phase, rows in each.history.items()},
-            "phase_seconds": {name: took for each in runs for name, took in each.schedule.seconds.items()},
-            "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
         }
-        return plan, smaller, told
+        return plan, smaller, told | learned_figures(runs)
 
     def _groups_left(self, plan: PruningPlan, smaller: Recognizer) -> Groups:
         """What may go of a model that a plan has left: what may go of the unpruned one."""

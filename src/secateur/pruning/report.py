@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation
+from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.planning.budget import Budget
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
@@ -55,6 +56,29 @@ def made_report(
         report["comparison"] = heard.to_json()
         report["changed"] = _changed(heard.second, heard.first)
     return report
+
+
+def learned_figures(runs: Sequence[LearnedMethod]) -> dict[str, Any]:
+    """What the learned method did and used; ``runs``: its strides, of which the last is told of where they differ."""
+    run = runs[-1]
+    return {
+        "used": {
+            "score_minutes": run.oneshot.score_minutes,
+            "reconstruct_minutes": run.oneshot.reconstruct_minutes,
+            "reconstruct_steps": run.oneshot.reconstruct_steps,
+            "trials": run.oneshot.trials,
+            "strides": len(runs),
+            "rate": run.rate,
+            "validations": run.settings.validations,
+            "valid_utterances": run.settings.valid_utterances,
+            # A processor without bfloat16 takes fewer steps in the same time.
+            "precision": str(run.dtype or run.recognizer.model.dtype).removeprefix("torch."),
+        },
+        "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
+        "history": {phase + each.suffix: rows for each in runs for phase, rows in each.history.items()},
+        "phase_seconds": {name: took for each in runs for name, took in each.schedule.seconds.items()},
+        "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
+    }
 
 
 def _goes_with_others(name: str, groups: Groups, plan: PruningPlan) -> bool:
