@@ -135,3 +135,17 @@ def test_what_a_budget_prints_reads_as_the_same_budget(params: float | str, late
     again = Budget.parse(str(budget))
     assert again.limits(dense(10.0)) == pytest.approx(budget.limits(dense(10.0)))
     assert str(again) == str(budget)
+
+
+@given(st.floats(0.05, 1.0), st.floats(0.05, 1.0), st.floats(0.01, 1.0))
+def test_equal_parts_of_the_way_take_the_same_factor(params: float, latency: float, way: float) -> None:
+    costs = dense(10.0)
+    budget = Budget(params=params, macs="250M", latency=latency)
+    end, there = budget.limits(costs), budget.part_way(costs, way).limits(costs)
+    for name, limit in end.items():
+        begin = costs[name].dense
+        assert there[name] / begin == pytest.approx((limit / begin) ** way)
+    assert budget.part_way(costs, 1.0).limits(costs) == pytest.approx(end, rel=1e-12)
+    # Absolute figures are of any model on the way.
+    half = {"params": Fixed(1e6), "macs": Fixed(1e9, per=10.0), "latency": Fixed(0.1)}
+    assert budget.part_way(costs, way).limits(half) == pytest.approx(there)
