@@ -380,6 +380,7 @@ OPTIONS = {
     "--minutes": ("7", "learned.minutes", 7.0),
     "--steps": ("8", "learned.steps", 8),
     "--phases": ("start,recover", "learned.phases", ["start", "recover"]),
+    "--strides": ("3", "learned.strides", 3),
     "--batch-seconds": ("9", "learned.batch_seconds", 9.0),
     "--augment": ("masks", "learned.augment", "masks"),
     "--precision": ("float32", "learned.precision", "float32"),

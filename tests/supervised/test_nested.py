@@ -113,7 +113,7 @@ def test_what_was_trained_to_be_narrow_is_near_to_what_it_is_whole(speech: Path)
         assert sum(
             each.text == file.with_suffix(".txt").read_text(encoding="utf-8")
             for each, file in zip(heard, files, strict=True)
-        ) > 0.9 * len(files)
+        ) > 0.7 * len(files)
         nesting, inputs = Nesting(trained.model, 0.0, 0), trained.prepare(waves)
         masks = {name: (torch.arange(size) < 0.3 * size).float() for name, size in nesting.sizes.items()}
         with torch.no_grad():
