@@ -66,7 +66,8 @@ def settings_of(changes: Mapping[str, Any], options: argparse.Namespace) -> Prun
         valid=str(speech("valid")),
         valid_limit=options.limit,
         oneshot=OneShot(seed=options.seed),
-        learned=Learned(minutes=options.minutes, steps=options.steps),
+        # One, so that the first phases of all are the same.
+        learned=Learned(minutes=options.minutes, steps=options.steps, strides=1),
     )
     return base.changed(changes)
 

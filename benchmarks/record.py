@@ -88,11 +88,17 @@ def seeded(name: str, seed: int) -> str:
 
 
 def is_recorded(result: Path, **made: Figures) -> bool:
-    """Whether there is a result whose figures say that it was made so."""
+    """Whether there is a result whose figures say that it was made so; what they do not say could not be set then."""
     if not result.exists():
         return False
     known = json.loads(result.read_text(encoding="utf-8"))["figures"]
-    return all(known.get(name) == value for name, value in made.items())
+    return all(name in known and _agrees(known[name], value) for name, value in made.items())
+
+
+def _agrees(known: Any, made: Any) -> bool:
+    if isinstance(known, dict) and isinstance(made, dict):
+        return all(name in made and _agrees(value, made[name]) for name, value in known.items())
+    return bool(known == made)
 
 
 def record(

@@ -41,8 +41,9 @@ def test_the_first_units_of_all_groups_stay_about_as_many_of_each(recognizer: Re
     widths = []
     for masks in narrow:
         assert set(masks) >= {"layers.0.feed_forward1.units", "layers.0.conv.channels"}
-        # Heads stay, and what lies in them where it is so narrow.
-        assert not {"layers.0", "layers.0.conv", "layers.0.self_attn.heads"} & set(masks)
+        # Heads stay, and what lies in them where it is so narrow, and positions, which have an order of their own.
+        attention = {f"layers.0.self_attn.{each}" for each in ("heads", "positions")}
+        assert not {"layers.0", "layers.0.conv", *attention} & set(masks)
         assert all(len(mask) > FEWEST for mask in masks.values())
         for mask in masks.values():
             kept = int(mask.sum())
@@ -94,7 +95,8 @@ def test_norms_learn_what_the_whole_model_gives_them(recognizer: Recognizer) -> 
     for step in STEPS:
         narrow = objective.nesting.masks(step) is not None
         before = norm.running_mean.clone()
-        objective.loss(Batch(step, noise(recognizer), ["low"], 1.0, None), 0.0)
+        _, figures = objective.loss(Batch(step, noise(recognizer), ["low"], 1.0, None), 0.0)
+        assert list(figures) == ["narrow" if narrow else "loss"]
         assert torch.equal(norm.running_mean, before) == narrow
         seen.add(narrow)
     assert seen == {True, False}

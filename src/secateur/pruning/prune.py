@@ -264,10 +264,8 @@ class _Task:
         with self.clock.time("prune"):
             smaller, groups, costs = dense, self.groups, self.costs
             plan, runs = PruningPlan.keep(groups, {}), list[LearnedMethod]()
-            for stride in way:
-                if tell is not None and len(way) > 1:
-                    tell(f"stride {stride.number} of {len(way)}, to {_figures(stride.budget)}")
-                oneshot, learned = in_time(
+            fitted = [
+                in_time(
                     settings.oneshot,
                     stride.learned,
                     # As it was found first: what is done was done on so much speech.
@@ -275,6 +273,14 @@ class _Task:
                     float(lengths.mean()),
                     tell,
                 )
+                for stride in way
+            ]
+            if not any(learned.validates for _, learned in fitted):
+                # What was set aside for it may be trained on after all.
+                rest = everything
+            for number, (stride, (oneshot, learned)) in enumerate(zip(way, fitted, strict=True), start=1):
+                if tell is not None and len(way) > 1:
+                    tell(f"stride {number} of {len(way)}, to {_figures(stride.budget)}")
                 if held is not None and learned.validates:
                     self.progress.begin("hearing what is set aside")
                 validate = validation(learned, valid, held, teacher or dense, settings.oneshot.seed)
@@ -283,8 +289,7 @@ class _Task:
                     groups,
                     costs,
                     stride.budget,
-                    # What was set aside to validate on may be trained on after all if nothing is.
-                    everything if validate is None else rest,
+                    rest,
                     sample,
                     oneshot,
                     replace(learned, minutes=stride.until),
@@ -294,19 +299,19 @@ class _Task:
                     teacher=teacher or (dense if runs else None),
                     validate=validate,
                     log=log,
-                    suffix=stride.suffix,
+                    stride=stride.before,
                     spent=runs[-1].schedule.spent if runs else 0.0,
                 )
                 taken, smaller = run.run()
                 plan = plan.then(taken, self.groups)
                 runs.append(run)
-                if stride is not way[-1]:
+                if stride.before:
                     groups = self._groups_left(plan, smaller)
                     costs = costs_of(self.budget, groups, smaller, settings.audio_seconds)
             cast(smaller.model, self.dense.model.dtype)
         told = {
             "audio_seconds": round(float(everything.seconds.sum()), 1),
-            "held_out": 0 if validate is None else len(everything) - len(rest),
+            "held_out": len(everything) - len(rest),
         }
         return plan, smaller, told | learned_figures(runs)
 
@@ -333,9 +338,14 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
     if settings.method == "oneshot" or out is None:
         return Workspace(None)
     place = Workspace.place(Path(out))
-    trained = any(any(place.glob(f"{phase}*.pt")) for phase in TRAINED)
-    refitted = any(place.glob("reconstruct*.pt"))
-    # What a GPU has no room for, and a training that came to nothing, must not cost what was scored and refitted before.
+    # Of the stride that is being made: those before it are done.
+    now = ("", f"-{1 + len([*place.glob('recover-*[0-9].pt')])}")
+    made = {path.name for path in place.glob("*.pt")}
+    trained = any(
+        f"{phase}{end}.pt" in made for phase in TRAINED for each in now for end in (each, f"{each}.so-far")
+    )
+    refitted = any(f"reconstruct{each}.pt" in made for each in now)
+    # What a GPU has no room for, and a training that came to nothing, must not cost what was done before.
     free = () if trained else UNTRAINED if refitted else UNTRAINED + UNREFITTED
     return Workspace.of(Path(out), settings.plain(), free=free)
 

@@ -47,7 +47,7 @@ def rivals_table(comparison: Comparison) -> RenderableType:
                 "time": f"{row.time['median']:.0%}" if row.time else "",
                 "WER valid": _rate(row.valid),
                 "WER test": _rate(row.test),
-                "recovery": f"{row.seconds.get('recover', 0.0) / 60:.1f} min",
+                "recovery": f"{sum(took for name, took in row.seconds.items() if name.startswith('recover')) / 60:.1f} min",
             },
         )
     return Group(

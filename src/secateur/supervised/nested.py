@@ -41,6 +41,13 @@ class Nesting:
         self.model, self.part, self.seed = model, part, seed
         self.groups = find_groups(model)
         whole = self.groups.layers.keys() | self.groups.branches.keys()
+        # Features of positions are what they are: none of them can come to stand before another.
+        whole |= {
+            name
+            for name, group in self.groups.items()
+            for site in group.sites
+            if site.side == "input" and site.module in self.groups.selects
+        }
         self.sizes = {
             name: group.size
             for name, group in self.groups.items()
@@ -51,7 +58,7 @@ class Nesting:
         """Ones for the units that are there in that step, by group; None: all are."""
         # Of the step alone, so that a run that is resumed draws what it would have drawn.
         draw = random.Random(self.seed * 1_000_003 + step)
-        if draw.random() >= self.part:
+        if draw.random() >= self.part or not self.sizes:
             return None
         share = draw.uniform(*SHARES)
         kept = {
@@ -62,17 +69,17 @@ class Nesting:
         return {name: (torch.arange(self.sizes[name], device=device) < n).float() for name, n in kept.items()}
 
     @contextmanager
-    def narrow(self, step: int) -> Iterator[None]:
-        """Within the context the model is as wide as it is to be in that step.
+    def narrow(self, step: int) -> Iterator[bool]:
+        """Within the context the model is as wide as it is to be in that step; says whether it is narrow.
 
         Where it is narrow, norms over batches take the statistics of the whole model, as they do when it has been pruned.
         """
         masks = self.masks(step)
         if masks is None:
-            yield
+            yield False
             return
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.eval()
         with masked(self.model, self.groups, masks):
-            yield
+            yield True

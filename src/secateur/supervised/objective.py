@@ -14,6 +14,9 @@ from secateur.training.feed import Batch
 from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
 
+NARROW = "narrow"
+"""What the loss of a step is called in which the model is narrow."""
+
 
 def frames_needed(target: Tensor) -> int:
     """Frames that CTC writes a token sequence in at least: one a token, and a blank between two that are the same."""
@@ -51,7 +54,7 @@ class Transcription(WeightsObjective):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Of the step alone, so that a run that is resumed draws what it would have drawn.
             torch.manual_seed(self.seed * 1_000_003 + batch.step)
-            with self.nesting.narrow(batch.step):
+            with self.nesting.narrow(batch.step) as narrow:
                 logits_BTV = model(**batch.inputs).logits
         targets = [
             torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
@@ -72,7 +75,8 @@ class Transcription(WeightsObjective):
         # Text that its frames cannot hold has an infinite loss, which is none here.
         known_B &= torch.tensor([frames_needed(target) for target in targets]) <= frames_B.cpu()
         loss = (losses_B * known_B.to(device)).sum() / int(lengths_B[known_B].sum().clamp(min=1))
-        return loss, {"loss": float(loss.detach())}
+        # Of a narrow model it is another figure, and a curve of its own.
+        return loss, {NARROW if narrow else "loss": float(loss.detach())}
 
     def skipped(self) -> None:
         """Put the norms' statistics back: they would not forget what was not finite."""

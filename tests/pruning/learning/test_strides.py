@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import secateur
 from secateur.errors import SecateurError
+from secateur.progress import TARGET
 from secateur.pruning.learning import method
-from secateur.pruning.learning.learned import Learned, usual_rate
+from secateur.pruning.learning.learned import PHASES, Learned, usual_rate
 from secateur.pruning.learning.strides import MUCH, strides
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.planning.budget import Budget
@@ -25,6 +29,14 @@ from secateur.structure.groups import find_groups
 from secateur.structure.slicing import slice_model
 
 MakeSettings = Callable[..., PruneSettings]
+
+
+@dataclass
+class Whole:
+    """A cost of which nothing is known but how large it is."""
+
+    dense: float
+    per: float = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +77,7 @@ def test_every_stride_takes_the_same_factor_and_its_share_of_the_time(costs: dic
     assert [each.learned.minutes for each in way] == pytest.approx([10, 10, 20])
     assert [each.until for each in way] == pytest.approx([10, 20, 40])
     assert [each.learned.rate for each in way] == pytest.approx([usual_rate(0.7**n) for n in (1, 2, 3)])
-    assert [each.suffix for each in way] == ["-1", "-2", ""]
+    assert [each.before for each in way] == [1, 2, 0]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7, 100])
@@ -86,6 +98,15 @@ def test_there_are_two_where_much_has_to_go_and_it_is_trained(costs: dict[str, C
     assert usual(Budget(macs=0.3), width=True) == 1
     with pytest.raises(SecateurError, match="several strides do not go with the residual width"):
         usual(Budget(macs=0.3), strides=2, width=True)
+    with pytest.raises(SecateurError, match="several strides do not go with phases of which none trains"):
+        usual(Budget(macs=0.3), strides=2, phases=("start", "reconstruct"))
+
+
+@given(st.integers(1, 10**9))
+def test_forty_percent_of_anything_is_forty_percent(dense: int) -> None:
+    costs = {"params": Whole(dense)}
+    assert len(strides(Budget.parse("params=40%"), costs, Learned(), width=False)) == 1
+    assert len(strides(Budget.parse("params=39.9%"), costs, Learned(), width=False)) == 2
 
 
 @pytest.mark.parametrize("keep", ["params=40%,macs=40%", "macs=30%"])
@@ -170,3 +191,57 @@ def test_a_run_that_is_stopped_in_any_stride_ends_as_one_that_is_not(
 def test_weights_are_float32_again_where_they_were(settings: MakeSettings, model: Path) -> None:
     half = secateur.load(model, dtype=torch.bfloat16)
     assert prune(settings("params=40%", strides=2), recognizer=half).recognizer.model.dtype == torch.bfloat16
+
+
+def test_every_stride_hears_batches_of_its_own(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[list[int]] = []
+    feed = method.Feed
+
+    def listened(*given: Any, **named: Any) -> Any:
+        heard.append([named["seed"]])
+        return feed(*given, **named)
+
+    monkeypatch.setattr(method, "Feed", listened)
+    prune(settings("params=40%", strides=3))
+    prune(settings("params=40%", strides=1))
+    *earlier, last, alone = [seed for seeds in heard for seed in seeds]
+    assert len({*earlier, last}) == 3
+    assert last == alone
+
+
+def test_expected_costs_are_told_of_the_model_that_the_run_began_with(settings: MakeSettings) -> None:
+    found = prune(settings("params=40%", strides=2, phases=PHASES, search_share=0.5, steps=12))
+    history = found.report["history"]
+    assert list(history) == ["search-1", "recover-1", "search", "recover"]
+    first, second = ([row["params"] for row in history[phase]] for phase in ("search-1", "search"))
+    assert first[0] > 0.6
+    assert second[0] < 0.66
+    targets = [row[f"{TARGET}params"] for row in history["search"]]
+    assert targets[-1] == pytest.approx(0.4)
+
+
+def test_a_later_stride_that_comes_to_nothing_costs_no_earlier_one(
+    settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, out, left = settings("params=40%", strides=2, steps=6), tmp_path / "out", 5
+    loss = method.Recovery.loss
+
+    def too_large(*given: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left <= 2:
+            raise torch.OutOfMemoryError
+        return loss(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method.Recovery, "loss", too_large)
+        with pytest.raises(torch.OutOfMemoryError):
+            prune(asked, out)
+    made = {path.name for path in (tmp_path / "out.unfinished").glob("*.pt")}
+    assert {"recover-1.pt", "reconstruct.pt"} <= made
+    with pytest.raises(SecateurError, match="reconstruct_steps was 2, is 3"):
+        prune(asked.changed({"oneshot.reconstruct_steps": 3}), out)
+    monkeypatch.setattr(method, "decide", lambda *_, **__: pytest.fail("it was scored again"))
+    prune(asked.changed({"learned.batch_seconds": 1.0}), out)

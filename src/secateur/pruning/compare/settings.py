@@ -77,6 +77,8 @@ class CompareSettings(Settings):
         elif method == TORCH_PRUNING:
             # Its plan comes from elsewhere.
             phases, score = ("recover",), "magnitude"
+        # In as many strides for all as can be. What comes from elsewhere, and what is trained anew, is decided at once.
+        strides = 1 if method in (SCRATCH, TORCH_PRUNING) else self.learned.strides or 1
         return PruneSettings(
             self.model,
             self.data,
@@ -84,7 +86,7 @@ class CompareSettings(Settings):
             valid=self.valid,
             valid_limit=self.limit,
             oneshot=replace(self.oneshot, score=score, trials=0),
-            learned=replace(self.learned, phases=phases),
+            learned=replace(self.learned, phases=phases, strides=strides),
             audio_seconds=self.audio_seconds,
             scope=self.scope,
         )

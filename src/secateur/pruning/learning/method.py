@@ -55,6 +55,9 @@ from secateur.training.workspace import Workspace
 TEACHING = 0.34
 """Share of a CPU's threads in which the teacher hears the next batches while the student learns from one."""
 
+OTHER = 1 << 32
+"""Between the seeds of two strides: more than any seed that is given."""
+
 AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
 
@@ -88,10 +91,11 @@ class LearnedMethod:
         teacher: what search and recovery distil from; None: the unpruned recogniser.
         validate: word error rate of a recogniser; None: nothing is validated.
         log: given each row of the history as it comes, and the phase that it is of.
-        suffix: what the names of its phases end with where the run is one of several.
+        stride: which the run is of several, from 1, where another follows; 0: none does.
         spent: seconds of ``settings.minutes`` that others have taken.
 
     Attributes:
+        suffix: what the names of its phases end with in the workspace and in logs; nothing where no other stride follows.
         history: by phase, figures of its steps.
         rate: peak learning rate of the weights.
         schedule: has the seconds that each stage took.
@@ -117,14 +121,17 @@ class LearnedMethod:
         teacher: Recognizer | None = None,
         validate: Callable[[Recognizer], float] | None = None,
         log: Log | None = None,
-        suffix: str = "",
+        stride: int = 0,
         spent: float = 0.0,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
         self.workspace, self.progress, self.validate = workspace, progress, validate
         self.decide, self.teacher, self.log = decide or by_scores, teacher, log
-        self.schedule, self.suffix = Schedule(settings, workspace, suffix), suffix
+        self.suffix = f"-{stride}" if stride else ""
+        # Each stride hears other batches.
+        self.seed = oneshot.seed + stride * OTHER
+        self.schedule = Schedule(settings, workspace, self.suffix)
         self.schedule.found(spent)
         self.history: dict[str, list[dict[str, float]]] = {}
         self.parts: dict[float, float] = {}
@@ -191,9 +198,7 @@ class LearnedMethod:
                 )
             working = Working(student.model, self.dtype)
             distiller = Distiller(self._at_work(self.teacher or teacher), student, self.settings.distillation)
-            objective = Search(
-                distiller, self._labels(), working, gates, costs, constraints, self.oneshot.seed
-            )
+            objective = Search(distiller, self._labels(), working, gates, costs, constraints, self.seed)
             parameters = [
                 {"params": working.parameters(), "lr": self.rate},
                 *gates.parameter_groups(self.settings.gate_rate),
@@ -325,7 +330,7 @@ class LearnedMethod:
                     batch_seconds=settings.batch_seconds,
                     augmentation=Augmentation.of(settings.augment),
                     # Recovery hears other batches first than the search did.
-                    seed=2 * self.oneshot.seed + recovers,
+                    seed=2 * self.seed + recovers,
                     teach=objective.distiller.teach if ahead else None,
                     threads=ahead or None,
                 ),

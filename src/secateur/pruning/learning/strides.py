@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from secateur.errors import SecateurError
-from secateur.pruning.learning.learned import Learned, usual_rate
+from secateur.pruning.learning.learned import TRAINED, Learned, usual_rate
 from secateur.pruning.planning.budget import Budget
 from secateur.structure.cost import CostModel
 
@@ -26,18 +26,16 @@ class Stride:
     """One of them.
 
     Attributes:
-        number: which, from 1.
         budget: what must hold after it.
         learned: its settings, with its part of the minutes or steps.
         until: minutes of the run that have gone by when it is to end.
-        suffix: what the names of its phases end with; nothing for the last.
+        before: which it is, from 1, where another follows; 0: it is the last.
     """
 
-    number: int
     budget: Budget
     learned: Learned
     until: float
-    suffix: str
+    before: int
 
 
 def strides(budget: Budget, costs: Mapping[str, CostModel], learned: Learned, *, width: bool) -> list[Stride]:
@@ -52,19 +50,28 @@ def strides(budget: Budget, costs: Mapping[str, CostModel], learned: Learned, *,
     Raises:
         SecateurError: several were asked for, and cannot be.
     """
-    # A layer's time depends on what it was measured beside, and a teacher has to have the width of what it teaches.
-    bar = "a limit on latency" if "latency" in budget.bounds else "the residual width" if width else None
+    bar = None
+    if "latency" in budget.bounds:
+        # What a part of a model takes depends on what it was measured beside.
+        bar = "a limit on latency"
+    elif width:
+        # A teacher has to have the width of what it teaches.
+        bar = "the residual width"
+    elif not TRAINED.intersection(learned.phases):
+        bar = "phases of which none trains"
     if bar is not None and (learned.strides or 1) > 1:
         raise SecateurError(f"several strides do not go with {bar}: leave one of them out")
     limits = budget.limits(costs)
     share = min(limit / costs[name].dense for name, limit in limits.items())
-    usual = 2 if share < MUCH and bar is None and "recover" in learned.phases else 1
+    # 40 % of something is a little less than .4 of it, as floats are.
+    much = share < MUCH * (1 - 1e-9)
+    usual = 2 if much and bar is None and "recover" in learned.phases else 1
     count = learned.strides or usual
     parts = [1.0] * (count - 1) + [LAST]
     made: list[Stride] = []
     for number in range(1, count + 1):
         before, after = (sum(parts[:n]) / sum(parts) for n in (number - 1, number))
-        way, last = number / count, number == count
+        way = number / count
         own = replace(
             learned,
             rate=learned.rate or usual_rate(share**way),
@@ -75,11 +82,10 @@ def strides(budget: Budget, costs: Mapping[str, CostModel], learned: Learned, *,
         )
         made.append(
             Stride(
-                number,
                 budget if count == 1 else budget.part_way(costs, way),
                 own,
                 after * learned.minutes,
-                "" if last else f"-{number}",
+                number % count,
             )
         )
     return made
