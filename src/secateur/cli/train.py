@@ -66,13 +66,6 @@ RENAMED = {"limit": "valid_limit"}
     type=click.Choice(["muon", "adamw"]),
     help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",
 )
-@click.option(
-    "--nested",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.0,
-    show_default=True,
-    help="Part of the steps in which the model is narrower, so that it can be pruned with less harm.",
-)
 @loop_options(60.0)
 @click.option(
     "--dropout",

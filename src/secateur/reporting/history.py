@@ -14,7 +14,6 @@ from secateur.reporting.result import COSTS
 TITLES = {
     "WER": "Validation WER",
     "loss": "Loss: CTC for a token",
-    "narrow": "Loss: CTC for a token, while narrow",
     "output": "Loss: output distributions",
     "hidden": "Loss: residual streams",
     "task": "Loss: CTC",
@@ -54,7 +53,7 @@ def _charts(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> l
                 rounded_percent if fraction else "{:.3g}".format,
                 zero=not fraction,
                 # It falls through orders of magnitude, and what matters is at the end.
-                spread=name in ("loss", "narrow"),
+                spread=name == "loss",
                 limit=limits.get(COSTS[name]) if name in COSTS else None,
                 target=_points(rows, TARGET + name),
             )

@@ -9,13 +9,9 @@ from torch import Tensor
 
 from secateur.recognizer import Recognizer
 from secateur.speech.pool import SpeechPool
-from secateur.supervised.nested import Nesting
 from secateur.training.feed import Batch
 from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
-
-NARROW = "narrow"
-"""What the loss of a step is called in which the model is narrow."""
 
 
 def frames_needed(target: Tensor) -> int:
@@ -36,14 +32,12 @@ class Transcription(WeightsObjective):
     Args:
         recognizer: what learns.
         working: its model at work.
-        seed: of dropout and of how wide the model is.
-        nested: the part of the steps in which it is narrower than it is.
+        seed: of dropout.
     """
 
-    def __init__(self, recognizer: Recognizer, working: Working, seed: int, nested: float = 0.0) -> None:
+    def __init__(self, recognizer: Recognizer, working: Working, seed: int) -> None:
         super().__init__(working)
         self.recognizer, self.seed = recognizer, seed
-        self.nesting = Nesting(recognizer.model, nested, seed)
         self._statistics: list[Tensor] = []
 
     def loss(self, batch: Batch, _share: float, /) -> tuple[Tensor, dict[str, float]]:
@@ -54,8 +48,7 @@ class Transcription(WeightsObjective):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Of the step alone, so that a run that is resumed draws what it would have drawn.
             torch.manual_seed(self.seed * 1_000_003 + batch.step)
-            with self.nesting.narrow(batch.step) as narrow:
-                logits_BTV = model(**batch.inputs).logits
+            logits_BTV = model(**batch.inputs).logits
         targets = [
             torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
             for text in batch.texts
@@ -75,8 +68,7 @@ class Transcription(WeightsObjective):
         # Text that its frames cannot hold has an infinite loss, which is none here.
         known_B &= torch.tensor([frames_needed(target) for target in targets]) <= frames_B.cpu()
         loss = (losses_B * known_B.to(device)).sum() / int(lengths_B[known_B].sum().clamp(min=1))
-        # Of a narrow model it is another figure, and a curve of its own.
-        return loss, {NARROW if narrow else "loss": float(loss.detach())}
+        return loss, {"loss": float(loss.detach())}
 
     def skipped(self) -> None:
         """Put the norms' statistics back: they would not forget what was not finite."""

@@ -63,8 +63,6 @@ class TrainSettings(runs.Settings):
         optimizer: ``adamw`` for all parameters, or ``muon`` (Jordan et al. 2024) for the matrices of linear layers below the head,
             at `MATRICES` times the rate, and AdamW for all else. None: ``muon`` from random weights, which it teaches in half as many
             steps, and ``adamw`` with ``init``.
-        nested: the part of the steps in which the model has the first units of its groups alone, so that it can be pruned with less harm; how
-            many is drawn each time (`supervised.nested`).
         warm_up: steps over which it rises; at most a quarter of ``steps``.
         batch_seconds: audio in a batch, padding included. Longer utterances are left out.
         dropout: rate after every module and on attention weights; None: 0, or with ``init`` what it has. Drawing it takes a CPU a third of
@@ -93,7 +91,6 @@ class TrainSettings(runs.Settings):
     steps: int | None = None
     rate: float = 1.5e-3
     optimizer: str | None = None
-    nested: float = 0.0
     warm_up: int = 300
     batch_seconds: float = 60.0
     dropout: float | None = None
@@ -118,9 +115,8 @@ class TrainSettings(runs.Settings):
         Augmentation.of(self.augment)
         runs.check_not_negative(self, "clean_epochs", "validations")
         runs.check_seed(self.seed)
-        for name, part in (("dropout", self.dropout), ("nested", self.nested)):
-            if part is not None and not 0 <= part < 1:
-                raise SecateurError(f"{name} is {part}; give 0 or more, and less than 1")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise SecateurError(f"dropout is {self.dropout}; give 0 or more, and less than 1")
         shape = self.shape
         if shape.width % 2 or shape.width % shape.heads:
             raise SecateurError(

@@ -220,7 +220,7 @@ def _learned(
         clean_epochs = int(settings.init is None)
     done = run_phase(
         PHASE,
-        Transcription(recognizer, working, settings.seed, settings.nested),
+        Transcription(recognizer, working, settings.seed),
         _parameters(settings, working),
         loop,
         partial(
