@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +305,7 @@ class _Task:
                 plan = plan.then(taken, self.groups)
                 runs.append(run)
                 if stride.before:
-                    groups = self._groups_left(plan, smaller)
+                    groups = settings.scope.groups_left(smaller.model, plan, self.groups)
                     costs = costs_of(self.budget, groups, smaller, settings.audio_seconds)
             cast(smaller.model, self.dense.model.dtype)
         told = {
@@ -314,18 +313,6 @@ class _Task:
             "held_out": len(everything) - len(rest),
         }
         return plan, smaller, told | learned_figures(runs)
-
-    def _groups_left(self, plan: PruningPlan, smaller: Recognizer) -> Groups:
-        """What may go of a model that a plan has left: what may go of the unpruned one."""
-        scope = self.settings.scope
-        # Patterns are of names in the unpruned model, whose layers have other numbers.
-        names = replace(scope, whole=()).groups(smaller.model)
-        whole = [
-            name
-            for name in names
-            if any(fnmatchcase(plan.name_before(name, self.groups), pattern) for pattern in scope.whole)
-        ]
-        return replace(scope, whole=tuple(whole)).groups(smaller.model)
 
 
 def _figures(budget: Budget) -> str:

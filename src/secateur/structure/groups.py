@@ -155,7 +155,7 @@ def find_groups(
     # An axis that only a norm reads has nowhere to put a gate: its units stay.
     sites = {name: found for name, found in sites.items() if any(site.side != "norm" for site in found)}
     offered = dict(sites)
-    sites = {name: found for name, found in sites.items() if not _matches(name, whole)}
+    sites = {name: found for name, found in sites.items() if not matches(name, whole)}
     dims = {
         key: tuple(tuple(axis if axis.group in sites else Axis(axis.size) for axis in dim) for dim in each)
         for key, each in dims.items()
@@ -184,7 +184,7 @@ def find_groups(
     coarse |= {name: Site(row.path, "output", (Axis(1, name),)) for name, row in branches.items()}
 
     for pattern in whole:
-        if not any(_matches(name, [pattern]) for name in (*offered, *coarse)):
+        if not any(matches(name, [pattern]) for name in (*offered, *coarse)):
             known = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in (*coarse, *offered))
             raise SecateurError(
                 f"there is no group {pattern} that could stay whole: the model has {', '.join(known)}"
@@ -198,7 +198,7 @@ def find_groups(
     def stays(name: str) -> bool:
         """Whether something of a group must be there."""
         heads = name in axes.groups and rows[axes.groups[name][0]].axis == "heads"
-        return _matches(name, whole) or (heads and min_heads > 0)
+        return matches(name, whole) or (heads and min_heads > 0)
 
     held = {name for name in (*offered, *coarse) if stays(name)}
     held |= {home for name in held for home in around(offered[name] if name in offered else [coarse[name]])}
@@ -236,7 +236,8 @@ def find_groups(
     )
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns, as shells have them, is of that name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
 from secateur.runs import check_above_nothing, check_not_negative
-from secateur.structure.groups import Groups, find_groups
+from secateur.structure.groups import Groups, find_groups, matches
+from secateur.structure.plan import PruningPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +47,16 @@ class Scope:
             multiple_of=self.multiple_of,
             min_heads=self.min_heads,
         )
+
+    def groups_left(self, model: PreTrainedModel, plan: PruningPlan, before: Groups) -> Groups:
+        """The groups that may be pruned of what a plan has left: of those that might be before.
+
+        Args:
+            model: what is left.
+            plan: what it was left by.
+            before: the groups of the model that the plan is for.
+        """
+        # Patterns are of names in that model, whose layers have other numbers.
+        names = replace(self, whole=()).groups(model)
+        whole = tuple(name for name in names if matches(plan.name_before(name, before), self.whole))
+        return replace(self, whole=whole).groups(model)
