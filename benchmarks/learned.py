@@ -31,6 +31,7 @@ def prune_row(budget: str, folder: Path, options: argparse.Namespace) -> Figures
         minutes=options.minutes,
         steps=options.steps,
         phases=tuple(options.phases),
+        strides=options.strides,
         distillation=replace(Distillation(), task=options.task),
         transcripts=False,
     )
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=Distillation().task,
         help="factor of CTC on what the unpruned model heard",
     )
+    parser.add_argument("--strides", type=int, help="see secateur prune")
     parser.add_argument("--trials", type=int, default=0, help="plans to try beside the first")
     parser.add_argument(
         "--name",
