@@ -36,6 +36,7 @@ from secateur.pruning.scoring.scores import SCORES
 from secateur.pruning.settings import PruneSettings
 from secateur.recognizer import Recognizer
 from secateur.structure import counting
+from secateur.structure.plan import PruningPlan
 from secateur.training.checkpoint import read_state
 from tiny_models import FAMILIES
 
@@ -131,6 +132,22 @@ def test_only_what_decides_differs_between_methods(everything: tuple[Path, Compa
     assert (scratch.oneshot.score, scratch.learned.phases) == ("random", ("start", "recover"))
     assert {sum(row.steps.values()) for row in rows} == {2}
     assert all({"start", "recover", "prune"} <= row.seconds.keys() for row in rows)
+
+
+def test_the_residual_width_goes_where_the_method_judges_it(settings: MakeSettings, tmp_path: Path) -> None:
+    wanted = settings("magnitude", "obs", "depth", "search", scope=Scope(width=True))
+    runs = {method: wanted.run(method, "60%") for method in METHODS}
+    assert {method for method, run in runs.items() if not run.scope.width} == {
+        name for name, score in SCORES.items() if not score.judges_width
+    }
+    compare(wanted, tmp_path / "out")
+    narrow = {
+        method
+        for method in wanted.methods
+        if "width" in PruningPlan.load(tmp_path / "out" / f"{method}_params60_macs60/plan.json").kept
+    }
+    assert "magnitude" in narrow
+    assert not narrow & {"obs", "depth"}
 
 
 def test_scratch_keeps_the_same_fraction_of_every_layer(everything: tuple[Path, Comparison]) -> None:

@@ -52,12 +52,12 @@ def test_no_voice_is_in_two_parts_and_there_are_many_of_each() -> None:
     assert all(len(voices(part)) >= 40 for part in UTTERANCES)
 
 
-def test_most_of_training_is_said_by_voices_of_its_own_and_nothing_else_is() -> None:
+def test_most_utterances_are_said_by_a_voice_that_no_other_has() -> None:
     drawn = {part: [draw(part, n).manner.timbre for n in range(300)] for part in UTTERANCES}
-    assert not any(drawn["valid"] + drawn["test"])
-    own = [timbre for timbre in drawn["train"] if timbre]
+    for timbres in drawn.values():
+        assert abs(sum(map(bool, timbres)) / 300 - DRAWN_SHARE) < 0.1
+    own = [timbre for timbres in drawn.values() for timbre in timbres if timbre]
     assert len(own) == len(set(own))
-    assert abs(len(own) / 300 - DRAWN_SHARE) < 0.1
 
 
 def test_a_drawn_voice_sounds_as_its_timbre_says() -> None:
@@ -132,7 +132,7 @@ def test_an_utterance_is_drawn_by_its_number_whatever_was_drawn_before() -> None
 def test_what_is_drawn_is_what_has_always_been_drawn() -> None:
     # Models were trained on it. Whoever changes words, grammar or voices changes this, too, and trains them again.
     drawn = repr([draw(part, number) for part in UTTERANCES for number in range(100)])
-    assert hashlib.sha256(drawn.encode()).hexdigest()[:12] == "54ae3d84f068"
+    assert hashlib.sha256(drawn.encode()).hexdigest()[:12] == "6685623603eb"
 
 
 # How it sounds

@@ -104,7 +104,7 @@ def compare(
     """Prune MODEL by every method, with the same speech, time and budgets, and show what each is worth.
 
     Only what decides the cut differs. Whichever score that is, what is left is refitted and recovered by
-    distillation in the same way, even where the score's authors do neither. `obs` is what `secateur prune` does by default; `search` learns
+    distillation in the same way, even where the score's authors do neither. `obs` decides as `secateur prune` does by default, in one stride; `search` learns
     gates from there in a part of the same time. `scratch` keeps the same fraction of everything, drawn at random, and refits
     nothing: a narrower model, trained anew.
     `torch-pruning` is that library (an extra, `rivals`), which is let prune feed-forward units only; recovery is the same.

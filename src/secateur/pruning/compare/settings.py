@@ -19,7 +19,7 @@ from secateur.runs import Settings, check_above_nothing
 SEARCH, SCRATCH = "search", "scratch"
 
 METHODS = (SEARCH, *SCORES, SCRATCH, TORCH_PRUNING)
-"""What can be compared: gates that are learned; each score, whose plan is refitted and recovered, with `obs` as `prune` does
+"""What can be compared: gates that are learned; each score, whose plan is refitted and recovered, `obs` being that of `prune`
 by default; the same fraction of every group, with units drawn at random and nothing refitted, recovered: a narrower model, trained
 anew; and what another library does by itself, recovered."""
 
@@ -41,7 +41,7 @@ class CompareSettings(Settings):
         oneshot: how much speech to score and refit on, and the seed; its score is where the search begins, and nobody has trials.
         learned: length of every run, and how everything is trained; its phases are not looked at.
         audio_seconds: length of the utterance that multiply-accumulates and time are for.
-        scope: what may go at all.
+        scope: what may go at all; scores that do not judge the residual width leave it whole.
         rounds: forward passes of the unpruned and the pruned model, in turns, that are timed.
 
     Raises:
@@ -69,7 +69,7 @@ class CompareSettings(Settings):
     def run(self, method: str, budget: str) -> PruneSettings:
         """The settings of one run."""
         phases: tuple[str, ...] = ("start", "reconstruct", "recover")
-        score = method
+        score, scope = method, self.scope
         if method == SEARCH:
             phases, score = PHASES, self.oneshot.score
         elif method == SCRATCH:
@@ -77,6 +77,8 @@ class CompareSettings(Settings):
         elif method == TORCH_PRUNING:
             # Its plan comes from elsewhere.
             phases, score = ("recover",), "magnitude"
+        if scope.width and method in SCORES and not SCORES[method].judges_width:
+            scope = replace(scope, width=False)
         # In as many strides for all as can be. What comes from elsewhere, and what is trained anew, is decided at once.
         strides = 1 if method in (SCRATCH, TORCH_PRUNING) else self.learned.strides or 1
         return PruneSettings(
@@ -88,7 +90,7 @@ class CompareSettings(Settings):
             oneshot=replace(self.oneshot, score=score, trials=0),
             learned=replace(self.learned, phases=phases, strides=strides),
             audio_seconds=self.audio_seconds,
-            scope=self.scope,
+            scope=scope,
         )
 
 

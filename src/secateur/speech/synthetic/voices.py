@@ -1,6 +1,7 @@
 """Who speaks: accents of English crossed with espeak-ng's variants of a voice, no variant in two parts of the corpus.
 
-Variants are few, and a model comes to know them by heart, so training has others beside them, drawn for each utterance.
+Variants are few: a model comes to know those of training by heart, and those of a test say little about any other. So most
+utterances have a voice of their own, drawn for them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ VARIANTS = {
 }
 
 DRAWN_SHARE = 0.75
-"""Of the utterances of training, those that are spoken by a voice of their own."""
+"""Of the utterances, those that are spoken by a voice of their own."""
 
 _WORDS_PER_MINUTE = (130, 210)
 _PITCH = (30, 70)
@@ -57,7 +58,7 @@ def voices(part: str) -> list[str]:
 
 def draw_manner(part: str, rng: random.Random) -> Manner:
     """Any voice of the part, at any speed and pitch that people speak with."""
-    if part == "train" and rng.random() < DRAWN_SHARE:
+    if rng.random() < DRAWN_SHARE:
         voice, timbre = f"gmw/{rng.choice(ACCENTS)}", draw_timbre(rng)
     else:
         voice, timbre = rng.choice(voices(part)), ""
