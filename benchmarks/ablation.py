@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "with_ctc_on_transcripts": CTC,
     "with_ctc_on_what_the_teacher_heard": CTC | {"learned.transcripts": False},
     "without_refitting": {"learned.phases": ("start", "recover")},
+    "in_two_strides": {"learned.strides": 2},
     "without_front_end_groups": {"scope.whole": ("subsampling.*",)},
     "with_search": WITH_SEARCH,
     "with_search_and_coarse_gates": WITH_SEARCH | {"learned.coarse": True},
@@ -66,7 +67,7 @@ def settings_of(changes: Mapping[str, Any], options: argparse.Namespace) -> Prun
         valid=str(speech("valid")),
         valid_limit=options.limit,
         oneshot=OneShot(seed=options.seed),
-        # One, so that the first phases of all are the same.
+        # One, so that the first phases of nearly all are the same.
         learned=Learned(minutes=options.minutes, steps=options.steps, strides=1),
     )
     return base.changed(changes)
@@ -75,7 +76,8 @@ def settings_of(changes: Mapping[str, Any], options: argparse.Namespace) -> Prun
 def shared_stages(settings: PruneSettings, default: PruneSettings) -> list[str]:
     """The stages of the default run that are those of this one too."""
     phases = settings.learned.phases
-    if settings.scope != default.scope or "start" not in phases:
+    asked = (settings.scope, settings.learned.strides)
+    if asked != (default.scope, default.learned.strides) or "start" not in phases:
         return []
     return ["start", "reconstruct"] if "reconstruct" in phases else ["start"]
 
@@ -99,7 +101,7 @@ def prune_variant(name: str, folder: Path, options: argparse.Namespace) -> Figur
     if (options.again and settings == default) or (stash.exists() and not is_made_so(stash, default)):
         shutil.rmtree(stash, ignore_errors=True)
     if not place.exists():
-        place.mkdir(parents=True)
+        Workspace.of(folder, settings.plain()).release()
         for stage in shared_stages(settings, default):
             if (stash / f"{stage}.pt").exists():
                 shutil.copy2(stash / f"{stage}.pt", place)

@@ -19,7 +19,7 @@ from secateur import Recognizer, load
 from secateur.pruning.distillation import Distillation, Distiller
 from secateur.pruning.learning.constraint import Constraints
 from secateur.pruning.learning.gates import Gates
-from secateur.pruning.learning.learned import Learned
+from secateur.pruning.learning.learned import Learned, usual_rate
 from secateur.pruning.learning.objectives import Recovery, Search
 from secateur.speech.augmentation import Augmentation
 from secateur.speech.corpus import open_corpus
@@ -52,12 +52,14 @@ def measure(steps: int, utterances: int) -> Figures:
     teacher_at_work = Recognizer(taught, teacher.features, teacher.tokenizer)
     plain, hidden = (Distiller(teacher_at_work, student, Distillation()) for student in students)
     gates = Gates(groups)
-    search = Search(hidden, None, working[1], gates, costs, Constraints([0.5, 0.5]), seed=0)
+    dense = {name: cost.dense for name, cost in costs.items()}
+    search = Search(hidden, None, working[1], gates, costs, Constraints([0.5, 0.5]), 0, dense)
+    rate = usual_rate(0.5)
     recovery = Recovery(plain, None, working[0])
     rates: list[list[dict[str, Any]]] = [
-        [{"params": working[0].parameters(), "lr": settings.rate}],
+        [{"params": working[0].parameters(), "lr": rate}],
         [
-            {"params": working[1].parameters(), "lr": settings.rate},
+            {"params": working[1].parameters(), "lr": rate},
             *gates.parameter_groups(settings.gate_rate),
         ],
     ]

@@ -62,7 +62,7 @@ def run(
         pool,
         [],
         OneShot(),
-        Learned(),
+        Learned(rate=3e-4),
         Workspace(None),
         ProgressBar("", quiet=True),
     )

@@ -21,7 +21,7 @@ def test_nothing_inside_of_what_is_gone_is_said_to_be_kept(gone: str, use_bias: 
     plan = PruningPlan.keep(groups, {gone: [], "layers.1.self_attn.heads": [1]})
     costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, model, 10.0)}
     settings = PruneSettings("model", "speech", "params=50%")
-    units = made_report(settings, Budget(params=0.5), groups, plan, costs, None)["units"]
+    units = made_report(settings, Budget.of(params=0.5), groups, plan, costs, None)["units"]
     for name, (kept, size) in units.items():
         assert size == groups[name].size
         if name.startswith("layers.0.self_attn."):

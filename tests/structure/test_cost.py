@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from expectation import expected
 from secateur.structure import counting
 from secateur.structure.cost import Cost, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups
@@ -68,7 +69,7 @@ def test_certain_probabilities_cost_what_the_plan_costs(groups: Groups, cost: Co
     for probabilities in keep.values():
         probabilities[: max(1, len(probabilities) // 2)] = 1.0
     counts = {name: int(probabilities.sum()) for name, probabilities in keep.items()}
-    assert cost.expected(keep).item() == cost(counts)
+    assert expected(cost, groups, keep).item() == cost(counts)
 
 
 def test_the_expected_cost_is_the_mean_cost_of_independent_gates(make_model: MakeModel) -> None:
@@ -90,14 +91,14 @@ def test_the_expected_cost_is_the_mean_cost_of_independent_gates(make_model: Mak
         ph * pv * cost({heads: nh, value: nv}) for ph, nh in outcomes(heads) for pv, nv in outcomes(value)
     )
     # With no head left the norm goes too, which the expectation sees from one expected head downwards only.
-    assert mean == pytest.approx(cost.expected(p).item() - outcomes(heads)[2][0] * norm)
+    assert mean == pytest.approx(expected(cost, groups, p).item() - outcomes(heads)[2][0] * norm)
 
 
 def test_the_gradient_is_what_one_more_unit_costs(groups: Groups, cost: Cost) -> None:
     keep = {
         name: torch.ones(group.size, dtype=torch.double, requires_grad=True) for name, group in groups.items()
     }
-    cost.expected(keep).backward()
+    expected(cost, groups, keep).backward()
     for name, group in groups.items():
         if group.size > 2:
             assert keep[name].grad is not None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from expectation import expected
 from secateur.files import cache_folder
 from secateur.structure import latency as latency_module
 from secateur.structure import part_times
@@ -207,14 +208,14 @@ def test_keeping_more_never_takes_less_however_noisy_the_clock(
 def test_certain_probabilities_take_what_the_plan_takes(groups: Groups, curved: Latency) -> None:
     for seed in range(10):
         plan = random_plan(groups, seed)
-        assert curved.expected(plan.masks(torch.double)).item() == curved(plan.counts())
+        assert expected(curved, groups, plan.masks(torch.double)).item() == curved(plan.counts())
 
 
 def test_the_gradient_is_what_one_unit_less_saves(groups: Groups, curved: Latency) -> None:
     keep = {
         name: torch.ones(group.size, dtype=torch.double, requires_grad=True) for name, group in groups.items()
     }
-    curved.expected(keep).backward()
+    expected(curved, groups, keep).backward()
     for name, group in groups.items():
         gradient = keep[name].grad
         assert gradient is not None
@@ -233,7 +234,7 @@ def test_probabilities_between_have_a_finite_gradient_that_never_asks_for_more(
             name: (sharpness * torch.randn(group.size, generator=generator)).sigmoid().requires_grad_()
             for name, group in groups.items()
         }
-        seconds = curved.expected(keep)
+        seconds = expected(curved, groups, keep)
         assert seconds.dtype is torch.double
         assert 0 < seconds < curved.dense
         seconds.backward()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,24 @@ def test_a_folder_that_holds_something_else_stays_as_it_is(tmp_path: Path) -> No
     with pytest.raises(SecateurError, match="out.unfinished, where unfinished work is kept, holds something"):
         Workspace.of(tmp_path / "out", BEFORE)
     assert thesis.exists()
+
+
+def test_stages_of_a_run_that_nobody_knows_are_not_gone_on_with(tmp_path: Path) -> None:
+    kept = stopped(tmp_path / "out").folder
+    assert kept is not None
+    (kept / SETTINGS).unlink()
+    with pytest.raises(SecateurError, match="holds something else"):
+        Workspace.of(tmp_path / "out", BEFORE | {"keep": "params=40%"})
+    assert [*kept.glob("*.pt")]
+
+
+def test_a_run_that_is_killed_while_it_cleans_up_leaves_nothing_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = stopped(tmp_path / "out")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    workspace.close()
+    assert not Workspace.of(tmp_path / "out", BEFORE | {"keep": "params=40%"}).resumes
 
 
 def test_a_file_that_was_half_written_when_the_run_was_killed_is_never_read(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from secateur.pruning.refitting.capture import first_of
 from secateur.recognizer import Inputs, Recognizer
 from secateur.runs import check_not_negative
 from secateur.structure.groups import family_of, find_groups
+from secateur.training.ctc import ctc_per_token
 
 MATCHING_MEMORY = 0.9
 """Share of the distances between layers that is kept from one batch to the next."""
@@ -173,18 +174,8 @@ class Distiller:
         for i, heard in enumerate(heard_BT):
             given = None if labels is None else labels[i]
             collapsed = heard[real_BT[i]].unique_consecutive()
-            targets.append(collapsed[collapsed != self.teacher.blank] if given is None else given.to(heard))
-        lengths = torch.tensor([len(target) for target in targets])
-        loss = F.ctc_loss(
-            log_BTV.transpose(0, 1),
-            torch.cat(targets),
-            real_BT.sum(-1),
-            lengths,
-            blank=self.teacher.blank,
-            reduction="sum",
-            zero_infinity=True,
-        )
-        return loss / lengths.sum().clamp(min=1)
+            targets.append(collapsed[collapsed != self.teacher.blank] if given is None else given)
+        return ctc_per_token(log_BTV, targets, real_BT.sum(-1), self.teacher.blank)
 
 
 def layers_of(recognizer: Recognizer) -> list[nn.Module]:

@@ -256,6 +256,13 @@ class _Task:
             # Batches have other lengths on a CPU.
             workspace.same("the kind of device", lambda: dense.model.device.type)
             rest, held = set_aside(everything, valid, settings.learned, settings.oneshot.seed)
+            if settings.learned.validates and valid is None and held is None:
+                way = [replace(stride, learned=replace(stride.learned, validations=0)) for stride in way]
+                if tell is not None:
+                    tell(
+                        f"{len(everything)} utterances are too few to set some aside, and none are transcribed to validate on: "
+                        "what training ends with is kept"
+                    )
             minutes, batch_seconds = sampled(settings.oneshot, dense)
             sample = sample_pool(rest, minutes, batch_seconds, seed=settings.oneshot.seed)
         # What is validated on: transcribed speech, which may have other lengths, or a part of this.
@@ -300,6 +307,7 @@ class _Task:
                     log=log,
                     stride=stride.before,
                     spent=runs[-1].schedule.spent if runs else 0.0,
+                    whole={name: cost.dense for name, cost in self.costs.items()},
                 )
                 taken, smaller = run.run()
                 plan = plan.then(taken, self.groups)

@@ -8,7 +8,6 @@ from typing import Any
 
 from secateur.evaluation.comparison import Comparison
 from secateur.evaluation.results import Evaluation
-from secateur.progress import TARGET
 from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.planning.budget import Budget
 from secateur.pruning.settings import PruneSettings
@@ -69,31 +68,16 @@ def learned_figures(runs: Sequence[LearnedMethod]) -> dict[str, Any]:
             "reconstruct_steps": run.oneshot.reconstruct_steps,
             "trials": run.oneshot.trials,
             "strides": len(runs),
-            "rate": run.rate,
+            "rates": [each.rate for each in runs],
             "validations": run.settings.validations,
             "valid_utterances": run.settings.valid_utterances,
             # A processor without bfloat16 takes fewer steps in the same time.
             "precision": str(run.dtype or run.recognizer.model.dtype).removeprefix("torch."),
         },
         "minutes_heard": {stage: round(minutes, 1) for stage, minutes in run.minutes_heard.items()},
-        "history": {
-            phase + each.suffix: [_of_the_first(row, each, runs[0]) for row in rows]
-            for each in runs
-            for phase, rows in each.history.items()
-        },
+        "history": {phase + each.suffix: rows for each in runs for phase, rows in each.history.items()},
         "phase_seconds": {name: took for each in runs for name, took in each.schedule.seconds.items()},
         "recovered_parts": [{"part": part, "wer": wer} for part, wer in run.parts.items()],
-    }
-
-
-def _of_the_first(row: Mapping[str, float], run: LearnedMethod, first: LearnedMethod) -> dict[str, float]:
-    """A row of a stride's history, its costs as fractions of what the first one began with."""
-    names = {name: cost for cost in run.costs for name in (cost, f"{TARGET}{cost}")}
-    return {
-        name: value * run.costs[names[name]].dense / first.costs[names[name]].dense
-        if name in names
-        else value
-        for name, value in row.items()
     }
 
 

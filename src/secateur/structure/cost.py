@@ -101,10 +101,6 @@ class Cost:
         """The cost when that many units of each group are kept; groups that are not listed are whole."""
         return int(self.of(counts_of(self.groups, kept)))
 
-    def expected(self, keep: Mapping[str, Tensor]) -> Tensor:
-        """The expected cost, a differentiable scalar in float64, for the probability of each unit of each group, [size]."""
-        return self.of(expected_counts(self.groups, keep))
-
     def of(self, counts: Tensor) -> Tensor:
         """The cost, a scalar, for the number of units kept of each group, [groups], in the order of the groups.
 
@@ -116,18 +112,6 @@ class Cost:
 def counts_of(groups: Groups, kept: Mapping[str, int]) -> Tensor:
     """How many units of each group are kept, [groups], integers; groups that are not listed are whole."""
     return torch.tensor([kept.get(name, group.size) for name, group in groups.items()], dtype=torch.long)
-
-
-def expected_counts(groups: Groups, keep: Mapping[str, Tensor]) -> Tensor:
-    """How many units of each group are expected to be kept, [groups], float64, for the probability of each, [size]."""
-    device = next((probabilities.device for probabilities in keep.values()), None)
-    counts = [
-        keep[name].double().sum()
-        if name in keep
-        else torch.tensor(group.size, dtype=torch.double, device=device)
-        for name, group in groups.items()
-    ]
-    return torch.stack(counts)
 
 
 def parameter_cost(groups: Groups) -> Cost:

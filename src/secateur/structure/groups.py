@@ -180,42 +180,30 @@ def find_groups(
         if isinstance(name, str)
     }
 
-    coarse = {name: Site(path, "layer", (Axis(1, name),)) for name, path in layers.items()}
-    coarse |= {name: Site(row.path, "output", (Axis(1, name),)) for name, row in branches.items()}
+    coarse = {name: [Site(path, "layer", (Axis(1, name),))] for name, path in layers.items()}
+    coarse |= {name: [Site(row.path, "output", (Axis(1, name),))] for name, row in branches.items()}
+    _check_known(whole, (*coarse, *offered))
+    around = {name: _around(found, homes) for name, found in (offered | coarse).items()}
 
-    for pattern in whole:
-        if not any(matches(name, [pattern]) for name in (*offered, *coarse)):
-            known = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in (*coarse, *offered))
-            raise SecateurError(
-                f"there is no group {pattern} that could stay whole: the model has {', '.join(known)}"
-            )
+    def is_of_heads(name: str) -> bool:
+        return name in axes.groups and rows[axes.groups[name][0]].axis == "heads"
 
-    def around(found: Sequence[Site]) -> tuple[str, ...]:
-        """The layer and the module that all sites of a group lie in."""
-        each = [_inside(site.module, homes) for site in found]
-        return tuple(home for home in each[0] if all(home in others for others in each))
-
-    def stays(name: str) -> bool:
-        """Whether something of a group must be there."""
-        heads = name in axes.groups and rows[axes.groups[name][0]].axis == "heads"
-        return matches(name, whole) or (heads and min_heads > 0)
-
-    held = {name for name in (*offered, *coarse) if stays(name)}
-    held |= {home for name in held for home in around(offered[name] if name in offered else [coarse[name]])}
+    # Of these something must be there, and of what they lie in.
+    held = {name for name in around if matches(name, whole) or (is_of_heads(name) and min_heads > 0)}
+    held |= {home for name in held for home in around[name]}
+    # A module goes with its last unit.
+    needed = {unit for home in held & branches.keys() for unit in branches[home].units}
 
     def group(name: str) -> Group:
         if name in coarse:
             kind = "layer" if name in layers else "module"
-            inside = tuple(home for home in around([coarse[name]]) if home != name)
-            return Group(name, kind, 1, int(name in held), 1, (coarse[name],), inside)
+            inside = tuple(home for home in around[name] if home != name)
+            return Group(name, kind, 1, int(name in held), 1, tuple(coarse[name]), inside)
         row = rows[axes.groups[name][0]]
         size = next(axis.size for axis in sites[name][0].dim if axis.group == name)
-        least = max(row.min_units, min_heads if row.axis == "heads" else 0)
-        if any(name in branches[home].units for home in held if home in branches):
-            # A module goes with its last unit.
-            least = max(least, 1)
+        least = max(row.min_units, min_heads if is_of_heads(name) else 0, int(name in needed))
         step = multiple_of if row.aligned else 1
-        return Group(name, row.kind, size, min(least, size), step, tuple(sites[name]), around(sites[name]))
+        return Group(name, row.kind, size, min(least, size), step, tuple(sites[name]), around[name])
 
     names = dict.fromkeys(
         name
@@ -234,6 +222,16 @@ def find_groups(
         attributes={key: each[0] for key, each in dims.items() if isinstance(key, tuple)},
         selects=tuple(path for path, _ in model.named_modules() if selects.find(path)),
     )
+
+
+def _check_known(whole: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a name or a pattern of a group that should stay whole, of which there is none."""
+    for pattern in whole:
+        if not any(matches(name, [pattern]) for name in names):
+            known = dict.fromkeys(re.sub(r"^layers\.\d+", "layers.*", name) for name in names)
+            raise SecateurError(
+                f"there is no group {pattern} that could stay whole: the model has {', '.join(known)}"
+            )
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -342,6 +340,12 @@ def _branches(
             path, norm, row.pair, row.scale, tuple(consumers), biases[0] if biases else None
         )
     return branches
+
+
+def _around(found: Sequence[Site], homes: Mapping[str, str]) -> tuple[str, ...]:
+    """The layer and the module that all sites of a group lie in, as groups."""
+    each = [_inside(site.module, homes) for site in found]
+    return tuple(home for home in each[0] if all(home in others for others in each))
 
 
 def _inside(path: str, homes: Mapping[str, str]) -> tuple[str, ...]:

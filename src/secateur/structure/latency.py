@@ -29,7 +29,6 @@ from secateur.structure.cost import (
     Products,
     Term,
     counts_of,
-    expected_counts,
     mac_terms,
     parameter_terms,
 )
@@ -153,15 +152,11 @@ class Latency:
         """The seconds when that many units of each group are kept; groups that are not listed are whole."""
         return float(self.of(counts_of(self.groups, kept)))
 
-    def expected(self, keep: Mapping[str, Tensor]) -> Tensor:
-        """The seconds that the expected work takes, a differentiable scalar in float64.
-
-        ``keep``: the probability of each unit of each group, [size].
-        """
-        return self.of(expected_counts(self.groups, keep))
-
     def of(self, counts: Tensor) -> Tensor:
-        """The seconds, a scalar, for the number of units kept of each group, [groups], in the order of the groups."""
+        """The seconds, a scalar, for the number of units kept of each group, [groups], in the order of the groups.
+
+        For expected numbers, in float64, it is what the expected work takes, and differentiable.
+        """
         counts = counts.double()
         gone, nodes, times, slopes = (
             each.to(counts.device) for each in (self._gone, self._nodes, self._times, self._slopes)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.recognizer import Recognizer
 from secateur.speech.pool import SpeechPool
+from secateur.training.ctc import ctc_per_token, frames_needed
 from secateur.training.feed import Batch
 from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
-
-
-def frames_needed(target: Tensor) -> int:
-    """Frames that CTC writes a token sequence in at least: one a token, and a blank between two that are the same."""
-    return len(target) + int((target[1:] == target[:-1]).sum())
 
 
 def impossible(recognizer: Recognizer, pool: SpeechPool) -> int:
@@ -50,24 +45,14 @@ class Transcription(WeightsObjective):
             torch.manual_seed(self.seed * 1_000_003 + batch.step)
             logits_BTV = model(**batch.inputs).logits
         targets = [
-            torch.tensor(self.recognizer.tokenizer(text or "").input_ids, dtype=torch.long)
+            None
+            if text is None
+            else torch.tensor(self.recognizer.tokenizer(text).input_ids, dtype=torch.long)
             for text in batch.texts
         ]
-        lengths_B = torch.tensor([len(target) for target in targets])
         frames_B = self.recognizer.output_lengths(batch.inputs["attention_mask"].sum(-1))
-        losses_B = F.ctc_loss(
-            logits_BTV.float().log_softmax(-1).transpose(0, 1),
-            torch.cat(targets).to(device),
-            frames_B,
-            lengths_B,
-            blank=self.recognizer.blank,
-            reduction="none",
-            zero_infinity=True,
-        )
-        known_B = torch.tensor([text is not None for text in batch.texts])
-        # Text that its frames cannot hold has an infinite loss, which is none here.
-        known_B &= torch.tensor([frames_needed(target) for target in targets]) <= frames_B.cpu()
-        loss = (losses_B * known_B.to(device)).sum() / int(lengths_B[known_B].sum().clamp(min=1))
+        log_BTV = logits_BTV.float().log_softmax(-1)
+        loss = ctc_per_token(log_BTV, targets, frames_B, self.recognizer.blank)
         return loss, {"loss": float(loss.detach())}
 
     def skipped(self) -> None:

@@ -63,15 +63,15 @@ class Workspace:
             for partial in folder.glob(".*.partial"):
                 # A run that was killed was writing it.
                 partial.unlink(missing_ok=True)
-            foreign = (each for each in folder.iterdir() if each.name not in OWN and each.suffix != ".pt")
-            if not known.is_file() and any(foreign):
+            # Stages without settings are of nobody knows which run.
+            if not known.is_file() and any(each.name not in OWN for each in folder.iterdir()):
                 workspace.release()
                 raise SecateurError(
                     f"{folder}, where unfinished work is kept, holds something else: move it, or choose another place"
                 )
-            if not (workspace.resumes and known.is_file()):
+            if not workspace.resumes:
                 (folder / FIGURES).unlink(missing_ok=True)
-                known.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+                write_text(known, json.dumps(plain, indent=2) + "\n")
         except Timeout:
             raise SecateurError(
                 f"another run is at work in {folder}: wait until it has ended, or choose another place"
@@ -174,6 +174,10 @@ class Workspace:
     def close(self) -> None:
         """Delete everything: the run is finished."""
         if self.folder is not None:
+            # Killed meanwhile, it must not leave a part of the stages to be gone on with.
+            for stage in self.folder.glob("*.pt"):
+                with suppress(OSError):
+                    stage.unlink()
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

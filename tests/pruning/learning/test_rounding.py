@@ -58,7 +58,7 @@ def test_a_plan_meets_every_limit_and_ends_close_below_the_one_that_binds(
 ) -> None:
     recognizer = make_recognizer(family, layers=3, width=32, units=250, channels=30)
     groups = find_groups(recognizer.model, multiple_of=multiple_of, min_heads=min_heads, min_layers=2)
-    costs, budget = costs_of(recognizer, groups), Budget(**fractions)
+    costs, budget = costs_of(recognizer, groups), Budget.of(**fractions)
     try:
         plan = round_to_plan(random_gates(groups, seed), groups, costs, budget)
     except SecateurError as refusal:
@@ -97,7 +97,7 @@ def test_gates_that_have_decided_and_meet_the_budget_are_the_plan(
     plan, costs = decided(groups, seed), costs_of(recognizer, groups)
     masks = {name: torch.ones(group.size) for name, group in groups.items()} | plan.masks()
     gates = Gates(groups, log_alpha={name: torch.logit(mask, eps=1e-6) for name, mask in masks.items()})
-    exactly = Budget(
+    exactly = Budget.of(
         params=max(1000, costs["params"](plan.counts())),
         macs=max(1000, costs["macs"](plan.counts()) / SECONDS),
     )
@@ -131,7 +131,7 @@ def test_one_threshold_holds_for_units_of_all_groups_and_for_modules(
     groups = find_groups(recognizer.model)
     for seed in range(3):
         gates = random_gates(groups, seed)
-        plan = round_to_plan(gates, groups, costs_of(recognizer, groups), Budget(**limits))
+        plan = round_to_plan(gates, groups, costs_of(recognizer, groups), Budget.of(**limits))
         wrong, units = on_the_wrong_side(plan, gates.log_alpha(), groups)
         # A module that went, and in the end is given back, comes back whole.
         assert wrong <= 0.02 * units
@@ -143,7 +143,7 @@ def test_gates_that_have_learned_nothing_give_way_in_all_groups_evenly(
     recognizer = make_recognizer("conformer", layers=3, width=32, units=200, channels=40)
     groups = find_groups(recognizer.model)
     fine = [name for name, group in groups.items() if group.size >= 40]
-    plan = round_to_plan(Gates(groups, fine), groups, costs_of(recognizer, groups), Budget(params=0.6))
+    plan = round_to_plan(Gates(groups, fine), groups, costs_of(recognizer, groups), Budget.of(params=0.6))
     shares = [len(plan.kept.get(name, range(groups[name].size))) / groups[name].size for name in fine]
     assert max(shares) - min(shares) < 0.15
 
@@ -153,7 +153,7 @@ def test_a_budget_that_gates_cannot_meet_is_refused(make_recognizer: MakeRecogni
     groups = find_groups(recognizer.model)
     gates = Gates(groups, ["layers.0.feed_forward1.units"])
     with pytest.raises(SecateurError, match="cannot be met"):
-        round_to_plan(gates, groups, costs_of(recognizer, groups), Budget(params=0.3))
+        round_to_plan(gates, groups, costs_of(recognizer, groups), Budget.of(params=0.3))
 
 
 def test_what_costs_nothing_by_itself_stays_while_its_gate_is_open(make_recognizer: MakeRecognizer) -> None:
@@ -175,6 +175,6 @@ def test_what_costs_nothing_by_itself_stays_while_its_gate_is_open(make_recogniz
         {name: torch.full((group.size,), RANGE) for name, group in groups.items()},
         groups,
         {"latency": UnitsAlone()},
-        Budget(latency=0.5),
+        Budget.of(latency=0.5),
     )
     assert all(name.endswith("units") for name in plan.kept)

@@ -68,7 +68,7 @@ def settings(model: Path, record_noise: Callable[..., Path]) -> MakeSettings:
 
 
 def test_every_stride_takes_the_same_factor_and_its_share_of_the_time(costs: dict[str, Cost]) -> None:
-    budget = Budget(params=0.343, macs=0.512)
+    budget = Budget.of(params=0.343, macs=0.512)
     way = strides(budget, costs, Learned(strides=3, minutes=40.0), width=False)
     for name, factor in (("params", 0.7), ("macs", 0.8)):
         shares = [each.budget.limits(costs)[name] / costs[name].dense for each in way]
@@ -82,7 +82,7 @@ def test_every_stride_takes_the_same_factor_and_its_share_of_the_time(costs: dic
 
 @pytest.mark.parametrize("steps", [0, 1, 7, 100])
 def test_steps_are_shared_out_and_none_is_lost(costs: dict[str, Cost], steps: int) -> None:
-    way = strides(Budget(params=0.5), costs, Learned(strides=3, steps=steps, rate=0.1), width=False)
+    way = strides(Budget.of(params=0.5), costs, Learned(strides=3, steps=steps, rate=0.1), width=False)
     assert sum(each.learned.steps or 0 for each in way) == steps
     assert {each.learned.rate for each in way} == {0.1}
 
@@ -91,15 +91,15 @@ def test_there_are_two_where_much_has_to_go_and_it_is_trained(costs: dict[str, C
     def usual(budget: Budget, *, width: bool = False, **learned: Any) -> int:
         return len(strides(budget, costs, Learned(**learned), width=width))
 
-    assert usual(Budget(params=MUCH, macs=0.9)) == 1
-    assert usual(Budget(params=0.9, macs=MUCH - 0.01)) == 2
-    assert usual(Budget(macs=0.3), strides=1) == 1
-    assert usual(Budget(macs=0.3), phases=("start", "reconstruct")) == 1
-    assert usual(Budget(macs=0.3), width=True) == 1
+    assert usual(Budget.of(params=MUCH, macs=0.9)) == 1
+    assert usual(Budget.of(params=0.9, macs=MUCH - 0.01)) == 2
+    assert usual(Budget.of(macs=0.3), strides=1) == 1
+    assert usual(Budget.of(macs=0.3), phases=("start", "reconstruct")) == 1
+    assert usual(Budget.of(macs=0.3), width=True) == 1
     with pytest.raises(SecateurError, match="several strides do not go with the residual width"):
-        usual(Budget(macs=0.3), strides=2, width=True)
+        usual(Budget.of(macs=0.3), strides=2, width=True)
     with pytest.raises(SecateurError, match="several strides do not go with phases of which none trains"):
-        usual(Budget(macs=0.3), strides=2, phases=("start", "reconstruct"))
+        usual(Budget.of(macs=0.3), strides=2, phases=("start", "reconstruct"))
 
 
 @given(st.integers(1, 10**9))
@@ -132,7 +132,10 @@ def test_the_budget_is_met_by_what_is_left_and_the_plan_leaves_that_of_the_first
         f"{phase}{suffix}" for suffix in ("-1", "") for phase in ("start", "reconstruct", "recover")
     ]
     assert pruned.report["used"]["strides"] == 2
-    assert [each.partition(",")[0] for each in told] == ["stride 1 of 2", "stride 2 of 2"]
+    few, *each = (sentence.partition(",")[0] for sentence in told)
+    assert few == "6 utterances are too few to set some aside"
+    assert each == ["stride 1 of 2", "stride 2 of 2"]
+    assert pruned.report["used"]["validations"] == 0
 
 
 def test_the_later_stride_learns_from_the_unpruned_model(

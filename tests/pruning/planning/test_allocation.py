@@ -141,7 +141,7 @@ def test_a_plan_meets_every_limit_and_nothing_more_would_fit(
         fractions = {"latency": fractions["params"], **{k: v for k, v in fractions.items() if k == "macs"}}
     recognizer = make_recognizer(**model)
     groups = find_groups(recognizer.model, min_layers=1 + seed % model["layers"], **choices)  # type: ignore[arg-type]
-    costs, scores, budget = costs_of(recognizer, groups), random_scores(groups, seed), Budget(**fractions)
+    costs, scores, budget = costs_of(recognizer, groups), random_scores(groups, seed), Budget.of(**fractions)
     limits = budget.limits(costs)
     uniform = seed % 4 == 0
     plan = plan_or_nothing(groups, scores, costs, budget, uniform=uniform)
@@ -168,7 +168,7 @@ def test_a_model_of_many_units_ends_within_half_a_percent_of_the_limit_that_bind
     recognizer = make_recognizer(family, layers=3, width=32, units=300, channels=30)
     groups = find_groups(recognizer.model)
     costs = costs_of(recognizer, groups)
-    budget = Budget(params=max(0.35, fractions["params"]), macs=max(0.35, fractions.get("macs", 1.0)))
+    budget = Budget.of(params=max(0.35, fractions["params"]), macs=max(0.35, fractions.get("macs", 1.0)))
     plan = allocate(groups, random_scores(groups, seed), costs, budget)
     limits = budget.limits(costs)
     left = [1 - costs[name](plan.counts()) / limit for name, limit in limits.items()]
@@ -184,7 +184,7 @@ def test_a_tighter_budget_keeps_less_and_where_scores_decide_harms_more(
     groups = find_groups(recognizer.model)
     costs, scores = costs_of(recognizer, groups), random_scores(groups, 3, coarse=False)
     plans = [
-        allocate(groups, scores, costs, Budget(params=kept / 100), uniform=uniform)
+        allocate(groups, scores, costs, Budget.of(params=kept / 100), uniform=uniform)
         for kept in range(40, 101, 4)
     ]
     sizes = [costs["params"](plan.counts()) for plan in plans]
@@ -204,7 +204,7 @@ def test_units_of_the_same_cost_go_by_their_harm_alone(make_recognizer: MakeReco
     costs = costs_of(recognizer, groups)
     unit = 2 * 8 + 1
     with torch.no_grad():  # as a caller may have it, though prices are gradients
-        plan = allocate(groups, scores, costs, Budget(params=int(costs["params"].dense - 4 * unit)))
+        plan = allocate(groups, scores, costs, Budget.of(params=int(costs["params"].dense - 4 * unit)))
     assert plan.kept == {
         "layers.0.feed_forward1.units": (0, 3, 4),
         "layers.0.feed_forward2.units": (1, 3, 4),
@@ -221,7 +221,7 @@ def test_harm_that_falls_is_taken_by_its_lower_hull(make_recognizer: MakeRecogni
     }
     costs = costs_of(recognizer, groups)
     # 17 parameters a unit, and with the last one the norm of 16.
-    plan = allocate(groups, scores, costs, Budget(params=int(costs["params"].dense - 4 * 17 - 16)))
+    plan = allocate(groups, scores, costs, Budget.of(params=int(costs["params"].dense - 4 * 17 - 16)))
     assert plan.kept == {"layers.0.feed_forward1.units": ()}
 
 
@@ -242,7 +242,7 @@ def test_no_other_plan_does_much_less_harm(
         for name in names
     }
     costs = costs_of(recognizer, groups)
-    budget = Budget(**limits)
+    budget = Budget.of(**limits)
     most = budget.limits(costs)
     plan = allocate(groups, scores, costs, budget)
 
@@ -266,9 +266,9 @@ def test_a_module_goes_whole_where_that_harms_less_than_its_units(make_recognize
     }
     module = "layers.1.feed_forward1"
     kept = 1 - 1.5 * (costs["params"].dense - costs["params"]({module: 0})) / costs["params"].dense
-    cheap = allocate(groups, units | {module: given_harms(1.5)}, costs, Budget(params=kept))
+    cheap = allocate(groups, units | {module: given_harms(1.5)}, costs, Budget.of(params=kept))
     assert cheap.kept[module] == ()
-    dear = allocate(groups, units | {module: given_harms(100.0)}, costs, Budget(params=kept))
+    dear = allocate(groups, units | {module: given_harms(100.0)}, costs, Budget.of(params=kept))
     assert module not in dear.kept
 
 
@@ -277,7 +277,7 @@ def test_a_layer_that_would_take_too_much_with_it_stays(make_recognizer: MakeRec
     groups = find_groups(recognizer.model)
     costs = costs_of(recognizer, groups)
     scores = random_scores(groups, 0, coarse=False) | {"layers.1": given_harms(0.0)}
-    plan = allocate(groups, scores, costs, Budget(params=0.9))
+    plan = allocate(groups, scores, costs, Budget.of(params=0.9))
     assert "layers.1" not in plan.kept
     assert 0.9 * (1 - TOLERANCE) <= costs["params"](plan.counts()) / costs["params"].dense <= 0.9
 
@@ -288,20 +288,20 @@ def test_with_layers_alone_the_plan_is_the_nearest_below(make_recognizer: MakeRe
     costs = costs_of(recognizer, groups)
     scores = {f"layers.{i}": given_harms(each) for i, each in enumerate((3.0, 1.0, 4.0, 2.0))}
     one = costs["params"].dense - costs["params"]({"layers.0": 0})
-    assert allocate(groups, scores, costs, Budget(params=int(costs["params"].dense - 0.5 * one))).kept == {
+    assert allocate(groups, scores, costs, Budget.of(params=int(costs["params"].dense - 0.5 * one))).kept == {
         "layers.1": ()
     }
-    two = allocate(groups, scores, costs, Budget(params=int(costs["params"].dense - 1.5 * one)))
+    two = allocate(groups, scores, costs, Budget.of(params=int(costs["params"].dense - 1.5 * one)))
     assert two.kept == {"layers.1": (), "layers.3": ()}
     with pytest.raises(SecateurError, match="cannot be met"):
-        allocate(groups, scores, costs, Budget(params=int(costs["params"].dense - 2.5 * one)))
+        allocate(groups, scores, costs, Budget.of(params=int(costs["params"].dense - 2.5 * one)))
 
 
 def test_uniform_keeps_the_same_fraction_of_every_group(make_recognizer: MakeRecognizer) -> None:
     recognizer = make_recognizer("conformer", layers=2, width=40, heads=4, units=100, channels=50)
     groups = find_groups(recognizer.model)
     costs, scores = costs_of(recognizer, groups), random_scores(groups, 1)
-    plan = allocate(groups, scores, costs, Budget(params=0.5), uniform=True)
+    plan = allocate(groups, scores, costs, Budget.of(params=0.5), uniform=True)
     kept = {
         name: len(units) / groups[name].size for name, units in plan.kept.items() if groups[name].size >= 40
     }
@@ -322,20 +322,20 @@ def test_an_impossible_budget_is_refused_with_the_smallest_possible_of_each(
     scores = {"layers.0.feed_forward1.units": given_harms(*range(20)), "layers.1.conv": given_harms(1.0)}
     least = {"layers.0.feed_forward1.units": 0, "layers.1.conv": 0}
     with pytest.raises(SecateurError, match="cannot be met") as refusal:
-        allocate(groups, scores, costs, Budget(params=0.1, macs=0.9))
+        allocate(groups, scores, costs, Budget.of(params=0.1, macs=0.9))
     for name in ("params", "macs"):
         assert f"({100 * costs[name](least) / costs[name].dense:.3g}%)" in str(refusal.value)
     assert f"params={costs['params'](least) / 1e3:.4g}k" in str(refusal.value)
     with pytest.raises(SecateurError, match=r"smallest possible here is params=.* \(100%\)"):
-        allocate(groups, {}, costs, Budget(params=0.5))
+        allocate(groups, {}, costs, Budget.of(params=0.5))
     # What no scores can meet is known without any.
     with pytest.raises(
         SecateurError, match=r"the budget params=1%,macs=90% cannot be met: params=.* would stay if all went"
     ):
-        check_possible(groups, costs, Budget(params=0.01, macs=0.9), groups)
-    check_possible(groups, costs, Budget(params=0.5), groups)
+        check_possible(groups, costs, Budget.of(params=0.01, macs=0.9), groups)
+    check_possible(groups, costs, Budget.of(params=0.5), groups)
     with pytest.raises(SecateurError, match="would stay if all went"):
-        check_possible(groups, costs, Budget(params=0.5), ["layers.0.conv"])
+        check_possible(groups, costs, Budget.of(params=0.5), ["layers.0.conv"])
 
 
 def test_scores_for_another_model_are_a_mistake_of_the_caller(make_recognizer: MakeRecognizer) -> None:
@@ -343,4 +343,4 @@ def test_scores_for_another_model_are_a_mistake_of_the_caller(make_recognizer: M
     groups = find_groups(recognizer.model)
     scores = {"layers.0.feed_forward1.units": given_harms(1.0, 2.0)}
     with pytest.raises(ValueError, match="has 20 units, but 2 were scored"):
-        allocate(groups, scores, costs_of(recognizer, groups), Budget(params=0.9))
+        allocate(groups, scores, costs_of(recognizer, groups), Budget.of(params=0.9))

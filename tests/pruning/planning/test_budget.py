@@ -60,12 +60,12 @@ def test_a_budget_limits_what_it_says(text: str, limits: dict[str, float]) -> No
 
 @pytest.mark.parametrize("text", ["50%", " 50 %", "0.5", ".5"])
 def test_a_fraction_alone_is_of_parameters_and_of_multiply_accumulates(text: str) -> None:
-    assert Budget.parse(text) == Budget(params=0.5, macs=0.5)
+    assert Budget.parse(text) == Budget.of(params=0.5, macs=0.5)
 
 
 def test_absolute_multiply_accumulates_are_for_a_second_of_audio_and_fractions_for_any_length() -> None:
-    assert Budget(macs="1G").limits(dense(3.0)) == pytest.approx({"macs": 3e9})
-    assert Budget(macs=0.5).limits(dense(3.0)) == pytest.approx({"macs": 2.5e9})
+    assert Budget.of(macs="1G").limits(dense(3.0)) == pytest.approx({"macs": 3e9})
+    assert Budget.of(macs=0.5).limits(dense(3.0)) == pytest.approx({"macs": 2.5e9})
 
 
 @pytest.mark.parametrize(
@@ -104,24 +104,24 @@ def test_a_budget_that_makes_no_sense_is_refused_in_one_sentence(text: str, mess
 
 
 def test_a_budget_from_python_reads_numbers_as_the_command_line_reads_text() -> None:
-    assert Budget(params=0.5, macs=0.5) == Budget.parse("macs=50%,params=50%") == Budget.parse("50%")
-    assert Budget(params=6_500_000) == Budget.parse("params=6.5M")
-    assert Budget(latency="40ms") == Budget.parse("latency=0.04s")
-    assert Budget(params=0.5) != Budget(params=0.5, macs=0.5)
+    assert Budget.of(params=0.5, macs=0.5) == Budget.parse("macs=50%,params=50%") == Budget.parse("50%")
+    assert Budget.of(params=6_500_000) == Budget.parse("params=6.5M")
+    assert Budget.of(latency="40ms") == Budget.parse("latency=0.04s")
+    assert Budget.of(params=0.5) != Budget.of(params=0.5, macs=0.5)
     with pytest.raises(SecateurError, match="the budget limits nothing"):
-        Budget()
+        Budget.of()
     with pytest.raises(SecateurError, match="leaves nothing"):
-        Budget(params=-0.5)
+        Budget.of(params=-0.5)
 
 
 def test_a_cost_that_is_not_known_cannot_be_limited() -> None:
     with pytest.raises(SecateurError, match="limits latency, which is not known here; limit params or macs"):
-        Budget(latency=0.5).limits({"params": Fixed(1.0), "macs": Fixed(1.0)})
+        Budget.of(latency=0.5).limits({"params": Fixed(1.0), "macs": Fixed(1.0)})
 
 
 def test_a_budget_prints_in_the_units_that_people_use() -> None:
     assert str(Budget.parse("latency=0.04s,params=6500000,macs=0.5")) == "params=6.5M,macs=50%,latency=40ms"
-    assert str(Budget(params="600M", macs="1.2G")) == "params=600M,macs=1.2G"
+    assert str(Budget.of(params="600M", macs="1.2G")) == "params=600M,macs=1.2G"
 
 
 @given(
@@ -131,7 +131,7 @@ def test_a_budget_prints_in_the_units_that_people_use() -> None:
     latency=st.one_of(st.floats(0.001, 1.0), st.floats(1e-5, 10.0).map(lambda seconds: f"{seconds!r}s")),
 )
 def test_what_a_budget_prints_reads_as_the_same_budget(params: float | str, latency: float | str) -> None:
-    budget = Budget(params=params, latency=latency)
+    budget = Budget.of(params=params, latency=latency)
     again = Budget.parse(str(budget))
     assert again.limits(dense(10.0)) == pytest.approx(budget.limits(dense(10.0)))
     assert str(again) == str(budget)
@@ -140,7 +140,7 @@ def test_what_a_budget_prints_reads_as_the_same_budget(params: float | str, late
 @given(st.floats(0.05, 1.0), st.floats(0.05, 1.0), st.floats(0.01, 1.0))
 def test_equal_parts_of_the_way_take_the_same_factor(params: float, latency: float, way: float) -> None:
     costs = dense(10.0)
-    budget = Budget(params=params, macs="250M", latency=latency)
+    budget = Budget.of(params=params, macs="250M", latency=latency)
     end, there = budget.limits(costs), budget.part_way(costs, way).limits(costs)
     for name, limit in end.items():
         begin = costs[name].dense

@@ -157,6 +157,19 @@ def test_mope_gives_the_units_of_a_module_the_error_that_is_measured_without_it(
     assert "layers.0.self_attn.query_key" not in scores
 
 
+@pytest.mark.parametrize("name", ["mope", "hessian"])
+def test_a_module_of_which_a_bias_is_left_is_not_free(make_recognizer: MakeRecognizer, name: str) -> None:
+    model = make_recognizer("conformer", layers=1).model
+    smaller = slice_model(model, PruningPlan.keep(find_groups(model), {UNITS: []}))
+    groups = find_groups(smaller)
+    measured = ablations(groups, feed_forward1=Ablation(7.2, 9.0, 9.0))
+    flat = {name: torch.ones_like(weight) for name, weight in smaller.named_parameters()}
+    scores = SCORES[name](smaller, groups, Statistics(1, ablations=measured, weights=flat))
+    module = "layers.0.feed_forward1"
+    assert module in groups
+    assert one_by_one(scores[module]) == [(0, 7.2)] if name == "mope" else module not in scores
+
+
 def test_latent_is_the_change_of_mean_and_deviation_without_a_module(make_recognizer: MakeRecognizer) -> None:
     recognizer = make_recognizer("conformer", layers=1)
     groups = find_groups(recognizer.model)

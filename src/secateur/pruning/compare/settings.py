@@ -9,6 +9,7 @@ from pathlib import Path
 from secateur.errors import SecateurError
 from secateur.pruning.compare.outsider import NAME as TORCH_PRUNING
 from secateur.pruning.learning.learned import PHASES, Learned
+from secateur.pruning.learning.strides import barred
 from secateur.pruning.oneshot import OneShot
 from secateur.pruning.planning.budget import Budget
 from secateur.pruning.planning.scope import Scope
@@ -39,7 +40,7 @@ class CompareSettings(Settings):
         test: transcribed speech that what came out is measured on, and nothing else is done with; None: it is not.
         limit: take the first so many utterances of ``valid`` and ``test``; None: all.
         oneshot: how much speech to score and refit on, and the seed; its score is where the search begins, and nobody has trials.
-        learned: length of every run, and how everything is trained; its phases are not looked at.
+        learned: length of every run, its strides where there can be several, and how everything is trained; its phases are not looked at.
         audio_seconds: length of the utterance that multiply-accumulates and time are for.
         scope: what may go at all; scores that do not judge the residual width leave it whole.
         rounds: forward passes of the unpruned and the pruned model, in turns, that are timed.
@@ -80,7 +81,10 @@ class CompareSettings(Settings):
         if scope.width and method in SCORES and not SCORES[method].judges_width:
             scope = replace(scope, width=False)
         # In as many strides for all as can be. What comes from elsewhere, and what is trained anew, is decided at once.
-        strides = 1 if method in (SCRATCH, TORCH_PRUNING) else self.learned.strides or 1
+        at_once = method in (SCRATCH, TORCH_PRUNING) or barred(
+            Budget.parse(budget), self.learned, width=scope.width
+        )
+        strides = 1 if at_once else self.learned.strides or 1
         return PruneSettings(
             self.model,
             self.data,

@@ -115,7 +115,7 @@ class Gates(nn.Module):
     def expected_counts(self) -> Tensor:
         """How many units of each group are rather open than not, [groups], float64 and differentiable, as `Cost.of` takes them.
 
-        Equal to ``expected_counts(groups, gates.keep())`` of `secateur.structure.cost`, in one operation for all groups.
+        The sums of `keep`, and the sizes of groups without gates, in one operation for all groups.
         """
         ungated, row = self.get_buffer("_ungated"), self.get_buffer("_row")
         return ungated.index_add(0, row, torch.sigmoid(self._flat()).double())

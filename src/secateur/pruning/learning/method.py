@@ -28,7 +28,7 @@ from secateur.progress import ProgressBar
 from secateur.pruning.distillation import Distiller, transcript_tokens
 from secateur.pruning.learning.constraint import Constraints
 from secateur.pruning.learning.gates import Gates
-from secateur.pruning.learning.learned import Learned, usual_rate
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.learning.mixing import PARTS, mix
 from secateur.pruning.learning.objectives import Recovery, Search
 from secateur.pruning.learning.rounding import round_to_plan
@@ -84,7 +84,7 @@ class LearnedMethod:
         pool: speech to train on.
         speech: speech to score and refit on, in batches, in an order that is as good as random.
         oneshot: settings of scores and reconstruction.
-        settings: of the method.
+        settings: of the method, with a rate.
         workspace: keeps what is done.
         progress: told about the work as it goes.
         decide: does the phase ``start``.
@@ -93,11 +93,12 @@ class LearnedMethod:
         log: given each row of the history as it comes, and the phase that it is of.
         stride: which the run is of several, from 1, where another follows; 0: none does.
         spent: seconds of ``settings.minutes`` that others have taken.
+        whole: costs of the model that the first stride began with, by name; None: it is this one.
 
     Attributes:
         suffix: what the names of its phases end with in the workspace and in logs; nothing where no other stride follows.
         history: by phase, figures of its steps.
-        rate: peak learning rate of the weights.
+        rate: peak learning rate that the weights have, or had when they were trained.
         schedule: has the seconds that each stage took.
         minutes_heard: of speech, by the stage that scored or refitted on them, at most: where there are not as many, on all there are.
         parts: of the way from the refitted weights to the recovered ones, with the error rate there; the result is where that is
@@ -123,6 +124,7 @@ class LearnedMethod:
         log: Log | None = None,
         stride: int = 0,
         spent: float = 0.0,
+        whole: Mapping[str, float] | None = None,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
@@ -140,7 +142,9 @@ class LearnedMethod:
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
         self.targets = [limit / costs[name].dense for name, limit in limits.items()]
-        self.rate = settings.rate or usual_rate(min(self.targets))
+        self.whole = whole or {name: cost.dense for name, cost in costs.items()}
+        assert settings.rate is not None
+        self.rate = settings.rate
 
     def run(self) -> tuple[PruningPlan, Recognizer]:
         """Go through the phases, or through those that are left.
@@ -198,7 +202,9 @@ class LearnedMethod:
                 )
             working = Working(student.model, self.dtype)
             distiller = Distiller(self._at_work(self.teacher or teacher), student, self.settings.distillation)
-            objective = Search(distiller, self._labels(), working, gates, costs, constraints, self.seed)
+            objective = Search(
+                distiller, self._labels(), working, gates, costs, constraints, self.seed, self.whole
+            )
             parameters = [
                 {"params": working.parameters(), "lr": self.rate},
                 *gates.parameter_groups(self.settings.gate_rate),
@@ -283,10 +289,13 @@ class LearnedMethod:
                 "model": student.model.state_dict(),
                 "history": self.history["recover"],
                 "parts": parts,
+                "rate": self.rate,
             }
 
         made = self.schedule.stage("recover", make)
         self.parts = made["parts"]
+        # It may be another one now.
+        self.rate = made["rate"]
         self.history["recover"] = made["history"]
         student.model.load_state_dict(made["model"])
         return student

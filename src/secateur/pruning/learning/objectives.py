@@ -59,9 +59,12 @@ class Search(Recovery):
         costs: Mapping[str, CostModel],
         constraints: Constraints,
         seed: int,
+        dense: Mapping[str, float],
     ) -> None:
         super().__init__(distiller, labels, working)
         self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
+        # What is told is of the model that the run began with, whatever is searched.
+        self._told = {name: cost.dense / dense[name] for name, cost in costs.items()}
         with torch.no_grad():
             self.masks = gates.deterministic()
         self._fractions = torch.ones(len(costs), dtype=torch.double)
@@ -74,9 +77,11 @@ class Search(Recovery):
         loss, terms = super().loss(batch, share)
         fractions = self.fractions()
         self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
-        terms |= dict(zip(self.costs, self._fractions.tolist(), strict=True))
-        targets = self.constraints.target(self._warmed).tolist()
-        terms |= {f"{TARGET}{name}": target for name, target in zip(self.costs, targets, strict=True)}
+        targets = self.constraints.target(self._warmed)
+        for (name, part), cost, target in zip(
+            self._told.items(), self._fractions.tolist(), targets.tolist(), strict=True
+        ):
+            terms |= {name: part * cost, f"{TARGET}{name}": part * target}
         return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
 
     def stepped(self) -> None:

@@ -38,6 +38,23 @@ class Stride:
     before: int
 
 
+def barred(budget: Budget, learned: Learned, *, width: bool) -> str | None:
+    """What several strides do not go with, in words, if a run has it.
+
+    Args:
+        budget: what must hold in the end.
+        learned: settings of the run.
+        width: whether the residual width may go.
+    """
+    if "latency" in budget.bounds:
+        # What a part of a model takes depends on what it was measured beside.
+        return "a limit on latency"
+    if width:
+        # A teacher has to have the width of what it teaches.
+        return "the residual width"
+    return None if TRAINED.intersection(learned.phases) else "phases of which none trains"
+
+
 def strides(budget: Budget, costs: Mapping[str, CostModel], learned: Learned, *, width: bool) -> list[Stride]:
     """The strides of a run.
 
@@ -50,15 +67,7 @@ def strides(budget: Budget, costs: Mapping[str, CostModel], learned: Learned, *,
     Raises:
         SecateurError: several were asked for, and cannot be.
     """
-    bar = None
-    if "latency" in budget.bounds:
-        # What a part of a model takes depends on what it was measured beside.
-        bar = "a limit on latency"
-    elif width:
-        # A teacher has to have the width of what it teaches.
-        bar = "the residual width"
-    elif not TRAINED.intersection(learned.phases):
-        bar = "phases of which none trains"
+    bar = barred(budget, learned, width=width)
     if bar is not None and (learned.strides or 1) > 1:
         raise SecateurError(f"several strides do not go with {bar}: leave one of them out")
     limits = budget.limits(costs)

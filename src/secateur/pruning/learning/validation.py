@@ -41,7 +41,7 @@ def validation(
     Args:
         learned: how many utterances there is the time for.
         valid: transcribed speech.
-        held: speech that was set aside.
+        held: speech that was set aside, where nothing is transcribed.
         teacher: what it is compared with where nothing is transcribed.
         seed: of which utterances are taken.
     """
@@ -49,8 +49,7 @@ def validation(
         return None
     if valid is not None:
         return on_transcripts(valid, learned.valid_utterances)
-    if held is None:
-        return None
+    assert held is not None
     if learned.valid_utterances < len(held):
         held = held.split(learned.valid_utterances, seed)[1]
     return on_what_is_heard(teacher, held)

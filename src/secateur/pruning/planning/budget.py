@@ -41,40 +41,43 @@ class Limit:
         return self.amount * (dense if self.relative else per)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, slots=True)
 class Budget:
     """What must hold of a pruned model; several limits hold together.
 
-    >>> Budget(params=0.5, macs=0.5) == Budget.parse("params=50%,macs=50%")
+    >>> Budget.of(params=0.5, macs=0.5) == Budget.parse("params=50%,macs=50%")
     True
-    >>> print(Budget(params="6.5M", latency="40ms"))
+    >>> print(Budget.of(params="6.5M", latency="40ms"))
     params=6.5M,latency=40ms
 
-    A number up to 1 is the fraction that may be kept, a larger one is absolute; text is read as by `parse`. Absolute
-    multiply-accumulates are for a second of audio, as ``secateur evaluate`` prints them. Latency is the time for the
-    utterance that it is measured on.
+    Absolute multiply-accumulates are for a second of audio, as ``secateur evaluate`` prints them. Latency is the time for
+    the utterance that it is measured on.
 
     Attributes:
         bounds: the limits by name.
 
     Raises:
-        SecateurError: there is no limit, or one makes no sense.
+        SecateurError: there is no limit.
     """
 
     bounds: Mapping[str, Limit]
 
-    def __init__(
-        self,
-        *,
-        params: float | str | None = None,
-        macs: float | str | None = None,
-        latency: float | str | None = None,
-    ) -> None:
-        given = {"params": params, "macs": macs, "latency": latency}
-        bounds = {name: _parse_limit(name, str(value)) for name, value in given.items() if value is not None}
-        if not bounds:
+    def __post_init__(self) -> None:
+        if not self.bounds:
             raise SecateurError(f"the budget limits nothing; give {EXAMPLES['params']}")
-        object.__setattr__(self, "bounds", bounds)
+
+    @classmethod
+    def of(cls, **limits: float | str) -> Budget:
+        """The budget of these limits, by what they limit.
+
+        A number up to 1 is the fraction that may be kept, a larger one is absolute; text is read as by `parse`.
+
+        Raises:
+            SecateurError: there is no limit, or one makes no sense.
+        """
+        # In one order, whichever they were given in.
+        names = sorted(limits, key=list(UNITS).index)
+        return cls({name: _parse_limit(name, str(limits[name])) for name in names})
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -87,7 +90,7 @@ class Budget:
             SecateurError: it does not read like that.
         """
         if _is_fraction(text):
-            return cls(params=text.strip(), macs=text.strip())
+            return cls.of(params=text.strip(), macs=text.strip())
         if all(_is_fraction(part) for part in text.split(",")):
             raise SecateurError(
                 f"{text!r} is several budgets, which `secateur compare` takes: give one, such as {text.split(',')[0].strip()}"
@@ -103,7 +106,7 @@ class Budget:
             if name in given:
                 raise SecateurError(f"the budget {text!r} limits {name} twice; give it once")
             given[name] = value
-        return cls(**given)
+        return cls.of(**given)
 
     def limits(self, costs: Mapping[str, CostModel]) -> dict[str, float]:
         """The most that each limited cost may come to, in the unit of that cost.
@@ -137,9 +140,7 @@ class Budget:
             dense = costs[name].dense
             amount = limit if way == 1 else dense * (limit / dense) ** way
             bounds[name] = Limit(amount / costs[name].per, relative=False)
-        budget = object.__new__(Budget)
-        object.__setattr__(budget, "bounds", bounds)
-        return budget
+        return Budget(bounds)
 
     def __str__(self) -> str:
         return ",".join(f"{name}={_text(name, limit)}" for name, limit in self.bounds.items())

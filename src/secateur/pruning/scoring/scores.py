@@ -16,6 +16,7 @@ from secateur.pruning.scoring.statistics import Kind, Statistics, consumers
 from secateur.pruning.scoring.surgeon import surgeon_order
 from secateur.structure.axes import Dim, kept_positions, size
 from secateur.structure.groups import Groups, Site
+from secateur.structure.surgery import Constant
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,14 @@ def hessian(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> d
         square: Tensor = model.get_parameter(name).double().square().cpu()
         return square * statistics.weights[name].double() / 2
 
-    return _by_weight(groups, values)
+    scores = _by_weight(groups, values)
+    # What only a bias is left of is worth something, and this cannot say what: it stays.
+    constant = {
+        name
+        for name, branch in groups.branches.items()
+        if isinstance(model.get_submodule(branch.path), Constant)
+    }
+    return {name: score for name, score in scores.items() if name not in constant}
 
 
 def mope(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict[str, Elimination]:
@@ -141,7 +149,8 @@ def mope(model: PreTrainedModel, groups: Groups, statistics: Statistics) -> dict
     for name in groups:
         if name in errors or name in homes:
             order, rise = squares[name].order, squares[name].rise
-            share = rise / rise.sum().clamp(min=torch.finfo(rise.dtype).tiny)
+            # A module of which a bias is left has no weights to share by.
+            share = rise / rise.sum() if rise.any() else torch.full_like(rise, 1 / len(rise))
             scores[name] = Elimination(order, errors[homes.get(name, name)] * share)
     return scores
 
