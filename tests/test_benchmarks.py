@@ -199,6 +199,7 @@ def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_
         ("with_search", ["start", "reconstruct"]),
         ("without_refitting", ["start"]),
         ("without_front_end_groups", []),
+        ("in_two_strides", []),
         ("with_search_from_open_gates", []),
     ],
 )
