@@ -150,6 +150,15 @@ def test_the_residual_width_goes_where_the_method_judges_it(settings: MakeSettin
     assert not narrow & {"obs", "depth"}
 
 
+def test_there_are_as_many_strides_as_asked_for_where_there_can_be_several(settings: MakeSettings) -> None:
+    wanted = settings("all", learned=Learned(strides=2))
+    several = {method for method in METHODS if wanted.run(method, "60%").learned.strides == 2}
+    assert several == {"search", *SCORES}
+    assert {wanted.run(method, "params=60%,latency=60%").learned.strides for method in METHODS} == {1}
+    wide = replace(wanted, scope=Scope(width=True))
+    assert {wide.run(method, "60%").learned.strides for method in ("magnitude", "obs")} == {1, 2}
+
+
 def test_scratch_keeps_the_same_fraction_of_every_layer(everything: tuple[Path, Comparison]) -> None:
     out, _ = everything
     units = json.loads((out / "scratch_params60_macs60" / "report.json").read_text())["units"]
