@@ -27,13 +27,19 @@ TITLES = {
 def phases(
     history: Mapping[str, Sequence[Mapping[str, Any]]], limits: Mapping[str, float]
 ) -> list[tuple[str, list[Chart]]]:
-    """Charts of a report's ``history``.
+    """Charts of a report's ``history``, by what its phases are called in words.
 
     Args:
         history: by phase, figures of some steps, each with its ``step``.
         limits: what the budget allows, by the report's names of costs.
     """
-    return [(phase, _charts(rows, limits)) for phase, rows in history.items()]
+    named = {phase: phase.partition("-") for phase in history}
+    # The phases of all strides but the last are numbered.
+    last = 1 + max((int(number) for _, _, number in named.values() if number), default=0)
+    return [
+        (f"{name}, stride {number or last} of {last}" if last > 1 else name, _charts(history[phase], limits))
+        for phase, (name, _, number) in named.items()
+    ]
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> list[Chart]:
