@@ -132,7 +132,7 @@ SCORES = (
 @click.option(
     "--strides",
     type=click.IntRange(1),
-    help="Learned: in how many to go down to the budget, each with all phases.  [default: 2 where less than 40% may stay, else 1]",
+    help="Learned: in how many to go down to the budget, each with all phases.  [default: 2 where no more than half may stay, else 1]",
 )
 @loop_options(prefix="Learned: ")
 @click.option(

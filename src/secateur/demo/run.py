@@ -82,7 +82,13 @@ def settings(minutes: float, steps: int | None = None) -> PruneSettings:
         oneshot=OneShot(score_minutes=3.0, reconstruct_minutes=15.0, reconstruct_steps=100),
         # A model that is measured on what it was chosen by looks better than it is: nothing is validated in between.
         learned=Learned(
-            minutes=minutes, steps=steps, rate=RATE, distillation=Distillation(hidden=HIDDEN), validations=0
+            minutes=minutes,
+            steps=steps,
+            # Two would have no time to train in.
+            strides=1,
+            rate=RATE,
+            distillation=Distillation(hidden=HIDDEN),
+            validations=0,
         ),
     )
 

@@ -73,6 +73,7 @@ def settings(model: Path, speech: Path) -> MakeSettings:
         quick: dict[str, Any] = {
             "steps": 8,
             "phases": PHASES,
+            "strides": 1,
             "search_share": 0.5,
             "batch_seconds": 2.0,
             "precision": "float32",

@@ -14,8 +14,8 @@ from secateur.pruning.learning.learned import TRAINED, Learned, usual_rate
 from secateur.pruning.planning.budget import Budget
 from secateur.structure.cost import CostModel
 
-MUCH = 0.4
-"""Where less than this may stay of a limited cost, there are two strides if nobody says how many (docs/notes/learned.md)."""
+MUCH = 0.5
+"""Where no more than this may stay of a limited cost, there are two strides if nobody says how many (docs/notes/learned.md)."""
 
 LAST = 2.0
 """Time or steps of the last stride, for each of those of one before it."""
@@ -72,8 +72,8 @@ def strides(budget: Budget, costs: Mapping[str, CostModel], learned: Learned, *,
         raise SecateurError(f"several strides do not go with {bar}: leave one of them out")
     limits = budget.limits(costs)
     share = min(limit / costs[name].dense for name, limit in limits.items())
-    # 40 % of something is a little less than .4 of it, as floats are.
-    much = share < MUCH * (1 - 1e-9)
+    # A fraction of something may be a little more than that fraction of it, as floats are.
+    much = share <= MUCH * (1 + 1e-9)
     usual = 2 if much and bar is None and "recover" in learned.phases else 1
     count = learned.strides or usual
     parts = [1.0] * (count - 1) + [LAST]
