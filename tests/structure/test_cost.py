@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from expectation import expected
+from known_costs import expected
 from secateur.structure import counting
 from secateur.structure.cost import Cost, mac_cost, parameter_cost
 from secateur.structure.groups import Groups, find_groups

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from expectation import expected
+from known_costs import expected
 from secateur.files import cache_folder
 from secateur.structure import latency as latency_module
 from secateur.structure import part_times

@@ -307,7 +307,7 @@ class _Task:
                     log=log,
                     stride=stride.before,
                     spent=runs[-1].schedule.spent if runs else 0.0,
-                    whole={name: cost.dense for name, cost in self.costs.items()},
+                    dense_costs={name: cost.dense for name, cost in self.costs.items()},
                 )
                 taken, smaller = run.run()
                 plan = plan.then(taken, self.groups)

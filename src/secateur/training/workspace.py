@@ -71,7 +71,7 @@ class Workspace:
                 )
             if not workspace.resumes:
                 (folder / FIGURES).unlink(missing_ok=True)
-                write_text(known, json.dumps(plain, indent=2) + "\n")
+                write_text(known, json.dumps(plain, indent=2) + "\n", instead="choose another place")
         except Timeout:
             raise SecateurError(
                 f"another run is at work in {folder}: wait until it has ended, or choose another place"

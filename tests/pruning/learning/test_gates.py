@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expectation import expected, expected_counts
+from known_costs import expected, expected_counts
 from secateur.pruning.learning.gates import RANGE, RATES, Gates
 from secateur.recognizer import Recognizer
 from secateur.structure.cost import mac_cost, parameter_cost

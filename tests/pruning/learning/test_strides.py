@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur
+from known_costs import Fixed
 from secateur.errors import SecateurError
 from secateur.progress import TARGET
 from secateur.pruning.learning import method
@@ -29,14 +29,6 @@ from secateur.structure.groups import find_groups
 from secateur.structure.slicing import slice_model
 
 MakeSettings = Callable[..., PruneSettings]
-
-
-@dataclass
-class Whole:
-    """A cost of which nothing is known but how large it is."""
-
-    dense: float
-    per: float = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +96,7 @@ def test_there_are_two_where_much_has_to_go_and_it_is_trained(costs: dict[str, C
 
 @given(st.integers(1, 10**9))
 def test_half_of_anything_is_half(dense: int) -> None:
-    costs = {"params": Whole(dense)}
+    costs = {"params": Fixed(dense)}
     assert len(strides(Budget.parse("params=50%"), costs, Learned(), width=False)) == 2
     assert len(strides(Budget.parse("params=50.1%"), costs, Learned(), width=False)) == 1
 

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
+from known_costs import Fixed
 from secateur.errors import SecateurError
 from secateur.pruning.planning.budget import Budget
 from secateur.structure.cost import CostModel
-
-
-@dataclass
-class Fixed:
-    """A cost of which nothing is known but how large it is."""
-
-    dense: float
-    per: float = 1.0
-
-    def __call__(self, kept: Mapping[str, int], /) -> float:
-        raise NotImplementedError
-
-    def of(self, counts: Tensor, /) -> Tensor:
-        raise NotImplementedError
 
 
 def dense(seconds: float) -> dict[str, CostModel]:

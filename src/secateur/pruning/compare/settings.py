@@ -81,10 +81,9 @@ class CompareSettings(Settings):
         if scope.width and method in SCORES and not SCORES[method].judges_width:
             scope = replace(scope, width=False)
         # In as many strides for all as can be. What comes from elsewhere, and what is trained anew, is decided at once.
-        at_once = method in (SCRATCH, TORCH_PRUNING) or barred(
-            Budget.parse(budget), self.learned, width=scope.width
-        )
-        strides = 1 if at_once else self.learned.strides or 1
+        learned = replace(self.learned, phases=phases, strides=self.learned.strides or 1)
+        if method in (SCRATCH, TORCH_PRUNING) or barred(Budget.parse(budget), learned, width=scope.width):
+            learned = replace(learned, strides=1)
         return PruneSettings(
             self.model,
             self.data,
@@ -92,7 +91,7 @@ class CompareSettings(Settings):
             valid=self.valid,
             valid_limit=self.limit,
             oneshot=replace(self.oneshot, score=score, trials=0),
-            learned=replace(self.learned, phases=phases, strides=strides),
+            learned=learned,
             audio_seconds=self.audio_seconds,
             scope=scope,
         )

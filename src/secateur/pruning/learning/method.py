@@ -93,7 +93,7 @@ class LearnedMethod:
         log: given each row of the history as it comes, and the phase that it is of.
         stride: which the run is of several, from 1, where another follows; 0: none does.
         spent: seconds of ``settings.minutes`` that others have taken.
-        whole: costs of the model that the first stride began with, by name; None: it is this one.
+        dense_costs: of the model that the first stride began with, by name; None: it is this one.
 
     Attributes:
         suffix: what the names of its phases end with in the workspace and in logs; nothing where no other stride follows.
@@ -124,7 +124,7 @@ class LearnedMethod:
         log: Log | None = None,
         stride: int = 0,
         spent: float = 0.0,
-        whole: Mapping[str, float] | None = None,
+        dense_costs: Mapping[str, float] | None = None,
     ) -> None:
         self.recognizer, self.groups, self.costs, self.budget = recognizer, groups, costs, budget
         self.pool, self.speech, self.oneshot, self.settings = pool, speech, oneshot, settings
@@ -142,7 +142,7 @@ class LearnedMethod:
         self.limited = list(limits)
         self.dtype = working_type(settings.precision, recognizer.model)
         self.targets = [limit / costs[name].dense for name, limit in limits.items()]
-        self.whole = whole or {name: cost.dense for name, cost in costs.items()}
+        self.dense_costs = dense_costs or {name: cost.dense for name, cost in costs.items()}
         assert settings.rate is not None
         self.rate = settings.rate
 
@@ -203,7 +203,7 @@ class LearnedMethod:
             working = Working(student.model, self.dtype)
             distiller = Distiller(self._at_work(self.teacher or teacher), student, self.settings.distillation)
             objective = Search(
-                distiller, self._labels(), working, gates, costs, constraints, self.seed, self.whole
+                distiller, self._labels(), working, gates, costs, constraints, self.seed, self.dense_costs
             )
             parameters = [
                 {"params": working.parameters(), "lr": self.rate},

@@ -59,12 +59,12 @@ class Search(Recovery):
         costs: Mapping[str, CostModel],
         constraints: Constraints,
         seed: int,
-        dense: Mapping[str, float],
+        dense_costs: Mapping[str, float],
     ) -> None:
         super().__init__(distiller, labels, working)
         self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
         # What is told is of the model that the run began with, whatever is searched.
-        self._told = {name: cost.dense / dense[name] for name, cost in costs.items()}
+        self._told = {name: cost.dense / dense_costs[name] for name, cost in costs.items()}
         with torch.no_grad():
             self.masks = gates.deterministic()
         self._fractions = torch.ones(len(costs), dtype=torch.double)

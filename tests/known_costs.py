@@ -1,14 +1,29 @@
-"""Expected costs of units that are each kept with a probability of their own, worked out group by group."""
+"""Costs that are known without a model, and expected ones, worked out group by group."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from secateur.structure.cost import CostModel
 from secateur.structure.groups import Groups
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A cost of which nothing is known but how large it is."""
+
+    dense: float
+    per: float = 1.0
+
+    def __call__(self, kept: Mapping[str, int], /) -> float:
+        raise NotImplementedError
+
+    def of(self, counts: Tensor, /) -> Tensor:
+        raise NotImplementedError
 
 
 def expected_counts(groups: Groups, keep: Mapping[str, Tensor]) -> Tensor:
