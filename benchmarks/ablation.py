@@ -79,7 +79,8 @@ def shared_stages(settings: PruneSettings, default: PruneSettings) -> list[str]:
     asked = (settings.scope, settings.learned.strides)
     if asked != (default.scope, default.learned.strides) or "start" not in phases:
         return []
-    return ["start", "reconstruct"] if "reconstruct" in phases else ["start"]
+    plans_alike = "reconstruct" in phases and "search" not in phases
+    return ["start", "reconstruct"] if plans_alike else ["start"]
 
 
 def is_made_so(folder: Path, settings: PruneSettings) -> bool:

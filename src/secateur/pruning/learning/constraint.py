@@ -31,12 +31,11 @@ class Constraints:
 
     Lines of our own rather than cooper-optim's: they are as few as the classes that one would write for it.
 
-    Costs are fractions of the unpruned model's, [constraints]. Each target falls from where its cost begins to its limit
-    during the warm-up, of which ``share`` has gone, in a straight line.
+    Costs are fractions of the unpruned model's, [constraints]. On the way down to the limits each target is the limit to the power of
+    the ``place`` on that way, from 0 to 1, see `Budget.part_way`.
 
     Args:
         limits: the t_j.
-        start: costs to begin with; where one is below its limit, its target is its limit from the beginning.
         penalty: r.
         dual_step: the step of the ascent.
     """
@@ -44,36 +43,33 @@ class Constraints:
     def __init__(
         self,
         limits: Sequence[float],
-        start: Sequence[float] | None = None,
         *,
         penalty: float = PENALTY,
         dual_step: float = DUAL_STEP,
     ) -> None:
         self.limits = torch.tensor(limits, dtype=torch.double)
-        self.start = torch.tensor([1.0] * len(limits) if start is None else start, dtype=torch.double)
         self.multipliers = torch.zeros(len(limits), dtype=torch.double)
         self.penalty, self.dual_step = penalty, dual_step
 
-    def target(self, share: float = 1.0) -> Tensor:
-        """What each cost is to come to, [constraints], when ``share`` of the warm-up has gone."""
-        to_go = 1.0 - min(max(share, 0.0), 1.0)
-        return self.limits + to_go * (self.start - self.limits).clamp(min=0)
+    def target(self, place: float = 1.0) -> Tensor:
+        """What each cost is to come to there, [constraints]."""
+        return self.limits**place
 
-    def term(self, costs: Tensor, share: float = 1.0) -> Tensor:
+    def term(self, costs: Tensor, place: float = 1.0) -> Tensor:
         """What is added to the loss, a scalar, differentiable in the costs, [constraints]."""
-        multipliers, target = self.multipliers.to(costs), self.target(share).to(costs)
+        multipliers, target = self.multipliers.to(costs), self.target(place).to(costs)
         active = (multipliers + self.penalty * (costs - target)).clamp(min=0)
         return (active.square() - multipliers.square()).sum() / (2 * self.penalty)
 
-    def update(self, costs: Tensor, share: float = 1.0) -> None:
+    def update(self, costs: Tensor, place: float = 1.0) -> None:
         """The step of the multipliers, after that of the gates; ``costs``, [constraints], may be those before it."""
-        gap = costs.detach().to(self.multipliers) - self.target(share)
+        gap = costs.detach().to(self.multipliers) - self.target(place)
         self.multipliers = (self.multipliers + self.dual_step * gap).clamp(min=0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a run that is taken up again needs: multipliers, and where the targets began."""
-        return {"multipliers": self.multipliers, "start": self.start}
+        """What a run that is taken up again needs."""
+        return {"multipliers": self.multipliers}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave."""
-        self.multipliers, self.start = state["multipliers"].clone(), state["start"].clone()
+        self.multipliers = state["multipliers"].clone()

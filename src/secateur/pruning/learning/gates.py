@@ -51,11 +51,18 @@ class Gates(nn.Module):
     where a group should be cut, which the level learns in a tenth of the steps. Whole modules and layers have ``coarse`` gates, on which
     more depends and which learn more slowly. Each kind lies in one flat parameter, so that a step is a handful of operations.
 
+    On the way down to a budget all gates close alike by what they have learned nothing of: log alpha is higher by ``slope``
+    times what is still to go of ``place``, which is 1 at the budget.
+
     Args:
         groups: of the model.
         names: the groups whose units have a gate; by default all.
         log_alpha: to begin with: of all gates, or by group that of each unit, [size]. Groups that are not listed begin at
-            `OPEN`.
+            `OPEN`. It is what they have at the end of the way.
+        slope: log alpha for the whole way down.
+
+    Attributes:
+        place: where on the way down the gates are, from 0 to 1.
     """
 
     def __init__(
@@ -63,8 +70,10 @@ class Gates(nn.Module):
         groups: Groups,
         names: Iterable[str] | None = None,
         log_alpha: float | Mapping[str, Tensor] = OPEN,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
+        self.slope, self.place = slope, 1.0
         chosen = set(groups if names is None else names)
         whole = groups.layers.keys() | groups.branches.keys()
         fine = [name for name in groups if name in chosen and name not in whole]
@@ -136,7 +145,8 @@ class Gates(nn.Module):
 
     def _unbounded(self) -> Tensor:
         units = self.fine + self.level[self.get_buffer("_level")]
-        return self.get_buffer("_start") + torch.cat([units, self.coarse])
+        to_come = self.slope * (1.0 - self.place)
+        return self.get_buffer("_start") + to_come + torch.cat([units, self.coarse])
 
     def _flat(self) -> Tensor:
         """Log alpha of all gates within `RANGE`; beyond it the gradient is that at the bound, lest a gate stay there for ever."""

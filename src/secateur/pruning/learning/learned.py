@@ -10,7 +10,7 @@ from secateur.pruning.distillation import Distillation
 from secateur.runs import check_above_nothing, check_not_negative, check_precision
 from secateur.speech.augmentation import AUGMENTATIONS, Augmentation
 
-PHASES = ("start", "reconstruct", "search", "recover")
+PHASES = ("start", "search", "reconstruct", "recover")
 """The phases that can be left out. Slicing always happens, and so does the start where there is no search: something must decide the plan."""
 
 

@@ -2,13 +2,13 @@
 
 Its phases, of which all but slicing can be left out, and ``start`` only beside a search:
 
-    start        scores say what is surely needed and what surely is not: a plan
+    start        scores say which units can be spared, and so how plans go on the way down to the budget
+    search       weights, gates and the budget's multipliers learn together, from half way on
+    slice        the gates, or else the scores, become a plan that meets the budget exactly, and it is carried out
     reconstruct  what the plan leaves is refitted, layer by layer
-    search       weights, gates and the budget's multipliers learn together, from there
-    slice        the gates become a plan that meets the budget exactly, and the plan is carried out
     recover      the sliced model is distilled on
 
-A search without a start begins with open gates and the weights of the unpruned model; what it leaves is refitted after it.
+A search begins with what is left half way refitted, lightly; without a start it begins with open gates and the unpruned model.
 
 Louizos et al. 2018 (arXiv 1712.01312) for the gates, Jiang et al. 2023 (arXiv 2305.19549) for all of it on speech.
 """
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.errors import NoResultError
 from secateur.progress import ProgressBar
 from secateur.pruning.distillation import Distiller, transcript_tokens
 from secateur.pruning.learning.constraint import Constraints
@@ -33,8 +34,8 @@ from secateur.pruning.learning.mixing import PARTS, mix
 from secateur.pruning.learning.objectives import Recovery, Search
 from secateur.pruning.learning.rounding import round_to_plan
 from secateur.pruning.learning.schedule import Schedule
-from secateur.pruning.learning.start import opening, unslice
-from secateur.pruning.oneshot import Decision, Judgement, OneShot, carry_out, decide
+from secateur.pruning.learning.start import BEGINS, RUNGS, SLOPE, opening, unslice
+from secateur.pruning.oneshot import Decision, Judgement, OneShot, carry_out, decide, share_out
 from secateur.pruning.planning.budget import Budget
 from secateur.recognizer import Recognizer
 from secateur.speech.audio import Waveform
@@ -57,6 +58,9 @@ TEACHING = 0.34
 
 OTHER = 1 << 32
 """Between the seeds of two strides: more than any seed that is given."""
+
+LIGHTLY = 0.25
+"""Of the speech that refitting hears, what it hears before a search, which trains on."""
 
 AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
@@ -155,15 +159,12 @@ class LearnedMethod:
         phases = self.settings.phases
         decision = self._start()
         plan, teacher = decision.plan, decision.judgement.teacher
-        student = self._reconstruct(plan, teacher) if self._plans_first else teacher
-        # The last model before training; recovery may go a part of the way back to it.
-        untrained = student
+        searched = None
         if "search" in phases:
-            plan, student, untrained = self._search(decision, student)
-            if not self._plans_first:
-                student = untrained = self._reconstruct(plan, teacher, student.model)
+            plan, searched = self._search(decision)
+        student = self._reconstruct(plan, teacher, searched)
         if "recover" in phases:
-            student = self._recover(plan, teacher, student, untrained)
+            self._recover(plan, teacher, student)
         return plan, student
 
     @property
@@ -181,29 +182,29 @@ class LearnedMethod:
         self.minutes_heard["start"] = decision.minutes
         return decision
 
-    def _search(self, decision: Decision, refitted: Recognizer) -> tuple[PruningPlan, Recognizer, Recognizer]:
-        """The plan, what it leaves of the weights that were learned with it, and of those that the search began with."""
-        teacher, scores = decision.judgement.teacher, decision.judgement.scores
-
-        def beginning() -> Recognizer:
-            model = teacher.copy()
-            unslice(model.model, refitted.model, self.groups, decision.plan)
-            return model
+    def _search(self, decision: Decision) -> tuple[PruningPlan, PreTrainedModel]:
+        """The plan, and what it leaves of the weights that were learned with it."""
+        teacher = decision.judgement.teacher
+        begins = BEGINS if self._plans_first else 0.0
 
         def make() -> dict[str, Any]:
-            student = beginning()
-            begin = opening(self.groups, scores, decision.plan)
-            gates = Gates(self.groups, self._gated(decision), log_alpha=begin).to(student.model.device)
+            student = teacher.copy()
+            if begins:
+                self._refit_part_way(student.model, decision, begins)
+            gates = self._gates(decision).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
-            with torch.no_grad():
-                counts = gates.expected_counts()
-                constraints = Constraints(
-                    self.targets, [float(c.of(counts)) / c.dense for c in costs.values()]
-                )
             working = Working(student.model, self.dtype)
             distiller = Distiller(self._at_work(self.teacher or teacher), student, self.settings.distillation)
             objective = Search(
-                distiller, self._labels(), working, gates, costs, constraints, self.seed, self.dense_costs
+                distiller,
+                self._labels(),
+                working,
+                gates,
+                costs,
+                Constraints(self.targets),
+                self.seed,
+                self.dense_costs,
+                begins,
             )
             parameters = [
                 {"params": working.parameters(), "lr": self.rate},
@@ -235,7 +236,47 @@ class LearnedMethod:
         made = self.schedule.stage("search", make)
         self.history["search"] = made["history"]
         plan = PruningPlan.from_json(made["plan"]).resolved(self.groups)
-        return plan, self._sliced(plan, teacher, made), self._sliced(plan, beginning())
+        return plan, self._sliced(plan, teacher, made).model
+
+    def _plan_at(self, decision: Decision, way: float) -> PruningPlan:
+        """What the scores leave at a part of the way down to the budget, or beyond it."""
+        if way == 1.0:
+            return decision.plan
+        budget = self.budget.part_way(self.costs, way)
+        settings = replace(self.oneshot, trials=0)
+        plan = share_out(
+            decision.judgement, self.groups, self.costs, budget, self.speech, settings, self.progress.stage
+        )
+        return plan.resolved(self.groups)
+
+    def _refit_part_way(self, model: PreTrainedModel, decision: Decision, way: float) -> None:
+        """Refit, in the unpruned model, what is left at a part of the way; lightly, as it is trained on."""
+        teacher, plan = decision.judgement.teacher, self._plan_at(decision, way)
+
+        def make() -> dict[str, Any]:
+            minutes = LIGHTLY * self.oneshot.reconstruct_minutes
+            oneshot = replace(self.oneshot, reconstruct_minutes=minutes, reconstruct_steps=0)
+            refitted = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage)
+            return {"model": refitted.model.state_dict()}
+
+        if "reconstruct" in self.settings.phases:
+            made = self.schedule.stage("approach", make)
+            unslice(model, self._sliced(plan, teacher, made).model, self.groups, plan)
+
+    def _gates(self, decision: Decision) -> Gates:
+        """Those of a search, where the scores have them or open."""
+        gated = self._gated(decision)
+        if not self._plans_first:
+            return Gates(self.groups, gated)
+        plans = {}
+        for rung in RUNGS:
+            try:
+                plans[rung] = self._plan_at(decision, rung)
+            except NoResultError:
+                # Nothing is so small.
+                break
+        begin = opening(self.groups, decision.judgement.scores, plans, gated)
+        return Gates(self.groups, gated, log_alpha=begin, slope=SLOPE)
 
     def _gated(self, decision: Decision) -> list[str]:
         """Groups that the search may take from."""
@@ -263,11 +304,11 @@ class LearnedMethod:
         self.minutes_heard["reconstruct"] = made["minutes"]
         return self._sliced(plan, teacher, made)
 
-    def _recover(
-        self, plan: PruningPlan, teacher: Recognizer, student: Recognizer, untrained: Recognizer
-    ) -> Recognizer:
+    def _recover(self, plan: PruningPlan, teacher: Recognizer, student: Recognizer) -> None:
+        """Distil what is pruned, in place."""
+
         def make() -> dict[str, Any]:
-            began = {name: tensor.clone() for name, tensor in untrained.model.state_dict().items()}
+            began = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
             working = Working(student.model, self.dtype)
             distiller = Distiller(
                 self._at_work(self.teacher or teacher),
@@ -298,7 +339,6 @@ class LearnedMethod:
         self.rate = made["rate"]
         self.history["recover"] = made["history"]
         student.model.load_state_dict(made["model"])
-        return student
 
     def _train(
         self,

@@ -17,8 +17,8 @@ from secateur.training.feed import Batch
 from secateur.training.objective import WeightsObjective
 from secateur.training.precision import Working
 
-TARGET_WARM_UP = 0.5
-"""Share of the search in which the target falls to the limit, where the search begins above it."""
+GOING_DOWN = 0.5
+"""Share of the search in which it goes down to the budget."""
 
 GATES = "gates."
 """What the names of gates begin with where they are kept beside weights."""
@@ -60,34 +60,36 @@ class Search(Recovery):
         constraints: Constraints,
         seed: int,
         dense_costs: Mapping[str, float],
+        begins: float,
     ) -> None:
         super().__init__(distiller, labels, working)
         self.gates, self.costs, self.constraints, self.seed = gates, costs, constraints, seed
         # What is told is of the model that the run began with, whatever is searched.
         self._told = {name: cost.dense / dense_costs[name] for name, cost in costs.items()}
+        self._begins = gates.place = begins
         with torch.no_grad():
             self.masks = gates.deterministic()
         self._fractions = torch.ones(len(costs), dtype=torch.double)
-        self._warmed = 0.0
 
     def loss(self, batch: Batch, share: float, /) -> tuple[Tensor, dict[str, float]]:
+        self.gates.place = self._begins + (1.0 - self._begins) * min(1.0, share / GOING_DOWN)
         # Of the step alone, so that a run that is resumed draws what it would have drawn.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch.step)
         self.masks.update(self.gates.sample(generator))
         loss, terms = super().loss(batch, share)
         fractions = self.fractions()
-        self._fractions, self._warmed = fractions.detach(), share / TARGET_WARM_UP
-        targets = self.constraints.target(self._warmed)
+        self._fractions = fractions.detach()
+        targets = self.constraints.target(self.gates.place)
         for (name, part), cost, target in zip(
             self._told.items(), self._fractions.tolist(), targets.tolist(), strict=True
         ):
             terms |= {name: part * cost, f"{TARGET}{name}": part * target}
-        return loss + self.constraints.term(fractions, self._warmed).to(loss), terms
+        return loss + self.constraints.term(fractions, self.gates.place).to(loss), terms
 
     def stepped(self) -> None:
         super().stepped()
         self.gates.clamp_()
-        self.constraints.update(self._fractions, self._warmed)
+        self.constraints.update(self._fractions, self.gates.place)
 
     def fractions(self) -> Tensor:
         """Expected costs as fractions of the unpruned model's, [costs], float64."""

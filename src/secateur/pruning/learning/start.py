@@ -1,38 +1,60 @@
-"""How the search begins: what scores are sure of decides where gates stand, and refitted weights where weights do."""
+"""How the search begins: the way down that scores foresee decides where gates stand, and refitted weights where weights do."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.pruning.learning.gates import OPEN
 from secateur.pruning.planning.elimination import Scores
 from secateur.structure.axes import kept_positions
 from secateur.structure.groups import Groups
 from secateur.structure.plan import PruningPlan
 
-SURENESS = 60.0
-"""Log alpha of a gate for its distance from the cut, as a share of its group: 5 % away a unit is 95 % sure."""
+BEGINS = 0.5
+"""Part of the way down to the budget, see `Budget.part_way`, that scores go before a search begins."""
+
+RUNGS = tuple(rung / 10 for rung in range(1, 17))
+"""Parts of the way, of which those above 1 are beyond the budget: what nearly goes there can go instead of what nearly stays."""
+
+SLOPE = 40.0
+"""Log alpha for the whole way: a unit that goes .075 of it later than others is 95 % sure when they are undecided."""
 
 
-def opening(groups: Groups, scores: Scores, plan: PruningPlan) -> dict[str, Tensor]:
-    """The log alpha that the gate of each unit begins with, [size], for the groups that have a score.
+def opening(
+    groups: Groups, scores: Scores, plans: Mapping[float, PruningPlan], gated: Collection[str]
+) -> dict[str, Tensor]:
+    """The log alpha that the gate of each unit ends the way down with, [size], if it learns nothing, for the groups that have a score.
 
-    A unit is the surer the further it is, in the order of its group's elimination, from where the plan cuts. Units on both
-    sides of the cut balance, so that the expected cost is about that of the plan. Units of a module that the plan takes away as a
-    whole, and that has no gate of its own, are on the far side of it. A module's own gate, or a layer's, is as sure as gates begin by themselves.
+    It goes by where on the way the scores would let the unit go, in the order of its group's elimination, so that gates which all
+    close alike come by these very plans. Units of a module that a plan takes away as a whole, and that has no gate of its own, go
+    there with it.
+
+    Args:
+        groups: of the model.
+        scores: of their units.
+        plans: by part of the way, rising, what the scores leave there.
+        gated: groups that have gates.
     """
-    counts = plan.counts()
-    closed = plan.gone - scores.keys()
+    cuts = {name: [0] for name in scores}
+    for plan in plans.values():
+        counts, closed = plan.counts(), plan.gone.difference(gated)
+        for name, line in cuts.items():
+            size = groups[name].size
+            cut = size if closed.intersection(groups[name].inside) else size - counts.get(name, size)
+            line.append(max(line[-1], cut))
+    way = [0.0, *plans]
     log_alpha = {}
-    for name, elimination in scores.items():
+    for name, line in cuts.items():
         size = groups[name].size
-        cut = size if closed.intersection(groups[name].inside) else size - counts.get(name, size)
-        away = (torch.arange(size) + 0.5 - cut) / size
+        # What is left behind the last plan goes evenly in half as much again.
+        places = np.interp(np.arange(size) + 0.5, [*line, size + 1e-9], [*way, 1.5 * way[-1]])
         at = torch.empty(size)
-        at[list(elimination.order)] = SURENESS * away
-        log_alpha[name] = at if size > 1 else at.clamp(-OPEN, OPEN)
+        at[list(scores[name].order)] = torch.as_tensor(SLOPE * (places - 1.0), dtype=at.dtype)
+        log_alpha[name] = at
     return log_alpha
 
 
