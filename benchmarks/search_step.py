@@ -53,7 +53,7 @@ def measure(steps: int, utterances: int) -> Figures:
     plain, hidden = (Distiller(teacher_at_work, student, Distillation()) for student in students)
     gates = Gates(groups)
     dense = {name: cost.dense for name, cost in costs.items()}
-    search = Search(hidden, None, working[1], gates, costs, Constraints([0.5, 0.5]), 0, dense)
+    search = Search(hidden, None, working[1], gates, costs, Constraints([0.5, 0.5]), 0, dense, 0.0)
     rate = usual_rate(0.5)
     recovery = Recovery(plain, None, working[0])
     rates: list[list[dict[str, Any]]] = [

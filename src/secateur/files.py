@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 from secateur.errors import SecateurError, reason
 
@@ -27,6 +29,23 @@ def expanded(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         return Path(name)
+
+
+def beside(folder: Path, name: str) -> Path:
+    """The file that a manifest in that folder names: in the folder, or else from where the program was started."""
+    near, here = folder / expanded(name), expanded(name)
+    return here if is_there(here) and not is_there(near) else near
+
+
+def check_sums(file: Path | BinaryIO) -> None:
+    """Refuse a zip that is not what was written; PyTorch writes check sums, and does not look at them.
+
+    Raises:
+        BadZipFile: it is not, or no zip.
+    """
+    with ZipFile(file) as archive:
+        if wrong := archive.testzip():
+            raise BadZipFile(f"{wrong} is not what was written")
 
 
 def cache_folder(name: str) -> Path:

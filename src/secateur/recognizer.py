@@ -153,7 +153,16 @@ class Recognizer:
         return self._hear_long(first, blocks)
 
     def transcribe_batch(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
-        """Hear waveforms (mono, at ``sample_rate``) together; each transcript is as if it were heard alone."""
+        """Hear waveforms (mono, at ``sample_rate``) together; each transcript is as if it were heard alone.
+
+        Raises:
+            SecateurError: one is not mono, or the model's output is not a number.
+        """
+        for wave in waveforms:
+            if wave.ndim != 1:
+                raise SecateurError(
+                    f"a waveform has the shape {tuple(wave.shape)}: give one of mono samples, [samples], or the file"
+                )
         whole = [wave for wave in waveforms if len(wave) <= WHOLE_SECONDS * self.sample_rate]
         heard = iter(self._frames(whole) if whole else [])
         return [
@@ -168,6 +177,10 @@ class Recognizer:
         # Half precision has two or three digits of a probability.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         best, tokens = logits.max(-1)
+        if not best.isfinite().all():
+            raise SecateurError(
+                "what the model puts out is not a number: its weights are damaged, it needs --dtype float32, or the audio is far too loud"
+            )
         probabilities = (best - logits.logsumexp(-1)).float().exp()
         return [
             Frames(tokens[i, :n].cpu().numpy(), probabilities[i, :n].cpu().numpy())

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from secateur.cli.options import (
+    Folder,
     load_recognizer,
     loop_options,
     model_options,
@@ -55,7 +56,7 @@ PAGE = "compare.html"
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False),
+    type=Folder(),
     help="Folder for the results: a new one, or that of a comparison to go on with.",
 )
 @click.option(

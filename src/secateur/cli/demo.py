@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from secateur.cli.options import given, json_option, prepare, quiet_option, threads_option, usable_device
+from secateur.cli.options import (
+    Folder,
+    given,
+    json_option,
+    prepare,
+    quiet_option,
+    threads_option,
+    usable_device,
+)
 from secateur.cli.output import drawn, finish, resumable, say
 from secateur.errors import SecateurError
 
@@ -22,7 +30,7 @@ def _best_device() -> str:
 @click.command(short_help="Halve a small model on synthetic speech.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False),
+    type=Folder(),
     default="secateur-demo",
     show_default=True,
     help="Folder for the pruned model and the sentences.",

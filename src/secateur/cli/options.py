@@ -12,12 +12,22 @@ from click.core import ParameterSource
 
 from secateur.cli.output import STANDARD_OUTPUT
 from secateur.errors import SecateurError
-from secateur.files import written_at
+from secateur.files import expanded, written_at
 
 if TYPE_CHECKING:
     from secateur.recognizer import Recognizer
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Folder(click.Path):
+    """A folder's name; a ~ in it is the user's own, where no shell has seen to that."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(str(expanded(value)), param, ctx)
 
 
 def usable_device(_context: click.Context, _option: click.Parameter, name: str) -> str:
@@ -26,7 +36,7 @@ def usable_device(_context: click.Context, _option: click.Parameter, name: str) 
 
     try:
         device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         raise SecateurError(
             f"PyTorch cannot compute on {name!r} here: give --device cpu, or cuda where it sees a GPU"
         ) from None
@@ -46,7 +56,7 @@ def writable_file(_context: click.Context, option: click.Parameter, name: str | 
     if name == STANDARD_OUTPUT:
         raise SecateurError(f"{option.opts[0]} writes to a file: give the name of one")
     if name is not None:
-        path = Path(name).absolute()
+        path = expanded(name).absolute()
         if path.is_dir() or not path.parent.is_dir():
             raise SecateurError(f"{name} cannot be written: give a file in a folder that exists")
         place = written_at(path)
@@ -54,7 +64,8 @@ def writable_file(_context: click.Context, option: click.Parameter, name: str | 
             raise SecateurError(
                 f"{name} cannot be written, as its folder is closed to this user: give another"
             )
-    return name
+        return str(expanded(name))
+    return None
 
 
 def writable_output(context: click.Context, option: click.Parameter, name: str | None) -> str | None:

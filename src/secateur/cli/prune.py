@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from secateur.cli.options import (
+    Folder,
     check_beside,
     given,
     load_recognizer,
@@ -84,7 +85,7 @@ SCORES = (
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False),
+    type=Folder(),
     help="Folder for the result: new, empty, or with an earlier result, which is replaced.",
 )
 @click.option(
@@ -156,7 +157,7 @@ SCORES = (
 @click.option(
     "--tensorboard",
     metavar="DIR",
-    type=click.Path(file_okay=False),
+    type=Folder(),
     help="Learned: write its curves there, for TensorBoard.",
 )
 @model_options

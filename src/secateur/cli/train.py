@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secateur.cli.options import check_beside, given, loop_options, prepare, seed_option, training_options
+from secateur.cli.options import (
+    Folder,
+    check_beside,
+    given,
+    loop_options,
+    prepare,
+    seed_option,
+    training_options,
+)
 from secateur.cli.output import drawn, finish, resumable, say, tell_skips
 from secateur.errors import SecateurError
 
@@ -20,9 +28,7 @@ RENAMED = {"limit": "valid_limit"}
 
 @click.command(short_help="Train a small Conformer-CTC.")
 @click.option("--data", metavar="DATA", help="Transcribed speech to train on.")
-@click.option(
-    "--out", required=True, type=click.Path(file_okay=False), help="Folder for the result: new or empty."
-)
+@click.option("--out", required=True, type=Folder(), help="Folder for the result: new or empty.")
 @click.option(
     "--config",
     metavar="RUN.YAML",
@@ -76,7 +82,7 @@ RENAMED = {"limit": "valid_limit"}
 @click.option(
     "--tensorboard",
     metavar="DIR",
-    type=click.Path(file_okay=False),
+    type=Folder(),
     help="Write the curves there, for TensorBoard.",
 )
 @training_options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 
 from secateur.cli.options import batch_seconds_option, load_recognizer, model_options
 from secateur.cli.output import finish, tell_skips
+from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
     from secateur.decoding import Transcript
@@ -38,10 +40,20 @@ def transcribe(
     """
     from secateur.progress import ProgressBar
     from secateur.speech.corpus import Corpus, open_corpus
-    from secateur.speech.skips import SkipLog
+    from secateur.speech.skips import SkipLog, Skipped
     from secateur.transcription import transcribe
 
-    corpora = [open_corpus(file) for file in files]
+    corpora: list[Corpus] = []
+    unopened: list[SecateurError] = []
+    for file in files:
+        try:
+            corpora.append(open_corpus(file))
+        except SecateurError as error:
+            unopened.append(error)
+            left_out = Skipped(file, str(error).removeprefix(f"{file} "))
+            corpora.append(Corpus(partial(iter, [left_out])))
+    if len(unopened) == len(files):
+        raise unopened[0]
     corpus = Corpus(lambda: chain.from_iterable(each.entries() for each in corpora))
     recognizer, skips = load_recognizer(model, device, dtype, threads), SkipLog(share=1.0, named=100)
     heard: list[tuple[Utterance, Transcript]] = []

@@ -72,7 +72,7 @@ class Evaluation:
             system does not tell.
         params: parameters of the model.
         macs_per_second: multiply-accumulates for a second of audio, of an utterance of ten seconds.
-        skipped: utterances that could not be read.
+        skipped: utterances that were left out: they could not be read, or had no transcript.
         rows: each utterance's result, in the corpus's order.
     """
 

@@ -6,12 +6,12 @@ import gzip
 import io
 import lzma
 import math
-import pickle
 import re
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from secateur.errors import SecateurError, reason
+from secateur.files import check_sums
 from secateur.models.conformer import ConformerConfig, ConformerForCTC
 from secateur.models.vocabulary import tokenizer_from_pieces, tokenizer_from_sentencepiece
 
@@ -157,8 +158,10 @@ def _weights(path: Path, files: dict[str, bytes]) -> dict[str, Tensor]:
     if data is None:
         raise SecateurError(f"{path} holds no model_weights.ckpt, so there are no weights to load")
     try:
+        if is_zipfile(io.BytesIO(data)):
+            check_sums(io.BytesIO(data))
         weights = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+    except Exception as error:  # damage shows as any error of two parsers
         raise SecateurError(f"{path}: model_weights.ckpt is damaged or is not a plain state dict") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise SecateurError(f"{path}: model_weights.ckpt is not a state dict of tensors")

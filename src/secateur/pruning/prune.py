@@ -339,7 +339,7 @@ def workspace_of(settings: PruneSettings, out: str | Path | None) -> Workspace:
     trained = any(
         f"{phase}{end}.pt" in made for phase in TRAINED for each in now for end in (each, f"{each}.so-far")
     )
-    refitted = any(f"reconstruct{each}.pt" in made for each in now)
+    refitted = any(f"{stage}{each}.pt" in made for stage in ("approach", "reconstruct") for each in now)
     # What a GPU has no room for, and a training that came to nothing, must not cost what was done before.
     free = () if trained else UNTRAINED if refitted else UNTRAINED + UNREFITTED
     return Workspace.of(Path(out), settings.plain(), free=free)

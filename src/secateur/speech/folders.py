@@ -29,8 +29,8 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
     Links to folders are followed, into each folder once.
 
     In a directory with LibriSpeech transcripts the utterances are their lines, in their order, then any audio that
-    they do not mention. Ids are LibriSpeech's, or else the path in the folder without its suffix. Directories that cannot be listed
-    are skipped, and so is audio of formats that are not read.
+    they do not mention. Ids are LibriSpeech's, or else the path in the folder without its suffix. Of audio that is there in several
+    formats under one name, the first is taken. Directories that cannot be listed are skipped, and so is audio of formats that are not read.
     """
     known = {os.path.realpath(folder)}
     closed: list[OSError] = []
@@ -62,6 +62,8 @@ def folder_utterances(folder: Path) -> Iterator[Utterance | Skipped]:
             if path in mentioned:
                 continue
             if path.suffix.lower() in AUDIO_SUFFIXES:
+                if by_stem[path.stem] != path:
+                    continue
                 yield transcript_beside(
                     Utterance(path.relative_to(folder).with_suffix("").as_posix(), path, flaw=unread)
                 )

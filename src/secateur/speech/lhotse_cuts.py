@@ -8,6 +8,7 @@ from typing import Any
 from lhotse import MonoCut
 from lhotse.serialization import deserialize_item
 
+from secateur.files import beside
 from secateur.speech.skips import BrokenEntryError
 from secateur.speech.utterance import Utterance
 
@@ -48,7 +49,6 @@ def _utterance(cut: MonoCut, folder: Path) -> Utterance:
     kinds = [source.type for source in recording.sources]
     if kinds != ["file"]:
         raise BrokenEntryError(f"has a recording of {kinds}: only one source of type file is supported")
-    beside = folder / recording.sources[0].source
     said = sorted(cut.supervisions, key=lambda supervision: supervision.start)
     told = [supervision for supervision in said if supervision.text is not None]
     texts = [supervision.text for supervision in told]
@@ -58,7 +58,7 @@ def _utterance(cut: MonoCut, folder: Path) -> Utterance:
     )
     return Utterance(
         id=cut.id,
-        path=beside if beside.exists() else Path(recording.sources[0].source),
+        path=beside(folder, recording.sources[0].source),
         text=" ".join(texts) if texts and not beyond else None,
         offset=float(cut.start),
         duration=float(cut.duration),

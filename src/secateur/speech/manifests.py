@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from secateur.errors import SecateurError, installed_by
+from secateur.files import beside
 from secateur.speech.audio import LONGEST_SECONDS
 from secateur.speech.skips import BrokenEntryError, Skipped
 from secateur.speech.utterance import Source, Utterance
@@ -103,7 +104,7 @@ def _nemo_utterance(record: Line, folder: Path) -> Utterance:
     return Utterance(
         # Cuts of one recording have ids of their own.
         id=f"{name}@{offset}" if offset else name,
-        path=folder / path,
+        path=beside(folder, path),
         text=text,
         offset=offset or 0.0,
         duration=_seconds(record, "duration"),

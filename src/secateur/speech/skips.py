@@ -66,7 +66,7 @@ class SkipLog:
             self.first.append(entry)
         if self.skipped > max(self.limit, self.share * (self.read + self.skipped)):
             raise SecateurError(
-                f"too much of the data cannot be read ({self.summary()}): fix it, or leave those files out"
+                f"too much of the data has to be left out ({self.summary()}): fix it, or leave those files out"
             )
 
     def check_any_read(self) -> None:

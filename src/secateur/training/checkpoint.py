@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 
 from secateur.errors import SecateurError, reason
-from secateur.files import whole
+from secateur.files import check_sums, whole
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -37,10 +36,7 @@ def read_state(path: Path) -> dict[str, Any]:
         SecateurError: it is damaged.
     """
     try:
-        # PyTorch writes check sums, and does not look at them.
-        with ZipFile(path) as archive:
-            if wrong := archive.testzip():
-                raise BadZipFile(f"{wrong} is not what was written")
+        check_sums(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damage shows as any error of two parsers
         raise SecateurError(

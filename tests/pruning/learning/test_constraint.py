@@ -36,16 +36,15 @@ def test_multipliers_rise_with_what_is_too_much_and_never_fall_below_nothing() -
     torch.testing.assert_close(constraints.multipliers, torch.tensor([0.1, 0.2]).double())
 
 
-def test_targets_fall_during_the_warm_up_and_then_hold() -> None:
-    constraints = Constraints([0.5, 0.5], start=[0.9, 0.4])
-    shares = (-1.0, 0.0, 0.5, 1.0, 7.0)
-    assert [round(constraints.target(share)[0].item(), 9) for share in shares] == [0.9, 0.9, 0.7, 0.5, 0.5]
-    assert all(constraints.target(share)[1].item() == 0.5 for share in shares)
-    assert Constraints([0.5]).target(0.0).item() == 1.0
+def test_equal_parts_of_the_way_take_the_same_factor_of_a_cost() -> None:
+    constraints = Constraints([0.25, 1.0])
+    assert constraints.target(0.0).tolist() == [1.0, 1.0]
+    assert constraints.target(0.5).tolist() == [0.5, 1.0]
+    assert constraints.target().tolist() == [0.25, 1.0]
 
 
 def test_a_run_that_is_taken_up_again_goes_on_where_it_was() -> None:
-    first = Constraints([0.5], start=[0.8])
+    first = Constraints([0.5])
     first.update(torch.tensor([0.9]), 0.3)
     second = Constraints([0.5])
     second.load_state_dict(first.state_dict())
@@ -61,14 +60,14 @@ def search(gates: Gates, worth: Tensor, prices: Tensor, limits: list[float], ste
     optimizer = torch.optim.Adam(gates.parameter_groups(0.05))
     way = []
     for step in range(steps):
-        share = 2 * step / steps
+        place = min(1.0, 2 * step / steps)
         loss = (worth * (1 - gates.sample(random)[UNITS]).square()).sum()
         costs = prices @ gates.keep()[UNITS]
         optimizer.zero_grad()
-        (loss + constraints.term(costs, share)).backward()
+        (loss + constraints.term(costs, place)).backward()
         optimizer.step()
         gates.clamp_()
-        constraints.update(costs, share)
+        constraints.update(costs, place)
         way.append(costs.detach())
     return torch.stack(way)
 

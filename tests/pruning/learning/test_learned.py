@@ -306,20 +306,22 @@ def children() -> ForkServerContext:
 
 START, SEARCHING = (
     ["figures.json", "settings.json", "start.pt"],
-    ["reconstruct.pt", "search.so-far.pt", "figures.json", "settings.json", "start.pt"],
+    ["approach.pt", "search.so-far.pt", "figures.json", "settings.json", "start.pt"],
 )
-SEARCHED = ["reconstruct.pt", "search.pt", "figures.json", "settings.json", "start.pt"]
+SEARCHED = ["approach.pt", "search.pt", "figures.json", "settings.json", "start.pt"]
+REFITTED = ["reconstruct.pt", *SEARCHED]
 DEATHS = [
-    # In the start; in the reconstruction.
+    # In the start; in what is refitted for the search.
     ("method.decide", 1, ["figures.json", "settings.json"]),
     ("method.carry_out", 1, START),
     # In the middle of a step of the search; while a checkpoint is written, half of which is there; after the last step.
     ("method.Search.stepped", 3, SEARCHING),
     ("checkpoint.torch.save", 2, [*SEARCHING, ".search.so-far.pt.partial"]),
     ("method.round_to_plan", 1, SEARCHING),
-    # In the middle of a step of the recovery, before there is a result.
-    ("method.Recovery.stepped", 3, ["recover.so-far.pt", *SEARCHED]),
-    ("prune.save_pruned", 1, ["recover.pt", *SEARCHED]),
+    # In the reconstruction; in the middle of a step of the recovery, before there is a result.
+    ("method.carry_out", 1, SEARCHED),
+    ("method.Recovery.stepped", 3, ["recover.so-far.pt", *REFITTED]),
+    ("prune.save_pruned", 1, ["recover.pt", *REFITTED]),
 ]
 """Where a run is killed, at which call, and what it leaves; the next one goes on, and is killed at the next place."""
 
@@ -594,7 +596,7 @@ def test_transcripts_count_where_the_task_does(settings: MakeSettings) -> None:
     [
         (
             {"phases": ("start", "finish")},
-            "there is no phase 'finish'; choose among start, reconstruct, search",
+            "there is no phase 'finish'; choose among start, search, reconstruct",
         ),
         ({"precision": "float8"}, "there is no precision 'float8'"),
         ({"batch_seconds": 0.0}, "batches of 0 s cannot be made; give a finite length above 0"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.pruning.learning.gates import Gates
-from secateur.pruning.learning.start import opening, unslice
+from secateur.pruning.learning.start import RUNGS, SLOPE, opening, unslice
 from secateur.pruning.planning.allocation import allocate
 from secateur.pruning.planning.budget import Budget
 from secateur.pruning.planning.elimination import Elimination
@@ -142,65 +142,80 @@ def scored(groups: Groups, seed: int) -> dict[str, Elimination]:
     }
 
 
+UNITS = "layers.0.feed_forward1.units"
+
+
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=10)
-def test_gates_stand_in_the_order_of_the_scores_with_the_cut_in_the_middle(groups: Groups, seed: int) -> None:
+def test_gates_that_close_alike_go_down_by_the_plans(groups: Groups, seed: int) -> None:
     scores = scored(groups, seed)
-    plan = random_plan(groups, seed)
-    begin = opening(groups, scores, plan)
+    plans = {way: random_plan(groups, seed + i) for i, way in enumerate((0.4, 0.7, 1.0, 1.2))}
+    begin = opening(groups, scores, plans, groups)
     assert begin.keys() == groups.keys()
     for name, log_alpha in begin.items():
-        order = list(scores[name].order)
+        order, size = list(scores[name].order), groups[name].size
         assert log_alpha[order].sort().values.equal(log_alpha[order])
-        cut = groups[name].size - plan.counts().get(name, groups[name].size)
-        assert (log_alpha[order[:cut]] < 0).all()
-        assert (log_alpha[order[cut:]] > 0).all()
+        cut = 0
+        for way, plan in plans.items():
+            # What has gone does not come back.
+            cut = max(cut, size - plan.counts().get(name, size))
+            there = log_alpha[order] + SLOPE * (1.0 - way)
+            assert (there[:cut] < 0).all()
+            assert (there[cut:] > 0).all()
 
 
-def test_gates_are_surer_the_further_they_are_from_the_cut(groups: Groups) -> None:
-    name = "layers.0.feed_forward1.units"
+def test_gates_are_surer_the_further_they_are_from_where_they_go(groups: Groups) -> None:
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0)).tolist()
-    scores = {name: Elimination(tuple(order), torch.ones(200, dtype=torch.double))}
-    plan = PruningPlan.keep(groups, {name: order[80:]})
-    begin = opening(groups, scores, plan)
-    assert begin.keys() == {name}
-    p = begin[name][order].sigmoid()
-    assert p[70:90].sum().item() == pytest.approx(10.0)
-    assert 0.94 < p[90].item() < 0.97
-    assert 0.03 < p[69].item() < 0.06
+    scores = {UNITS: Elimination(tuple(order), torch.ones(200, dtype=torch.double))}
+    # A unit for every hundredth of the way.
+    plans = {
+        way: PruningPlan.keep(groups, {UNITS: order[round(100 * way) :]}) for way in (0.2, 0.5, 1.0, 1.5)
+    }
+    begin = opening(groups, scores, plans, groups)
+    assert begin.keys() == {UNITS}
+    p = begin[UNITS][order].sigmoid()
+    assert p[90:110].sum().item() == pytest.approx(10.0, abs=0.1)
+    assert 0.94 < p[107].item() < 0.97
+    assert 0.03 < p[92].item() < 0.06
 
 
 @pytest.mark.parametrize("keep", ["params=50%", "params=70%,macs=60%"])
-def test_the_search_begins_near_the_costs_of_the_plan(
-    make_recognizer: MakeRecognizer, groups: Groups, keep: str
+@pytest.mark.parametrize("place", [0.5, 0.8, 1.0])
+def test_the_way_down_has_the_costs_of_its_plans(
+    make_recognizer: MakeRecognizer, groups: Groups, keep: str, place: float
 ) -> None:
     model = make_recognizer("conformer", units=200, width=64, channels=32).model
     costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, model, 10.0)}
-    scores = scored(groups, 1)
-    plan = allocate(groups, scores, costs, Budget.parse(keep))
-    gates = Gates(groups, log_alpha=opening(groups, scores, plan))
+    scores, budget = scored(groups, 1), Budget.parse(keep)
+    plans = {way: allocate(groups, scores, costs, budget.part_way(costs, way)) for way in RUNGS[:12]}
+    gates = Gates(groups, log_alpha=opening(groups, scores, plans, groups), slope=SLOPE)
+    gates.place = place
+    plan = plans[place]
     for name, p in gates.keep().items():
         kept = plan.counts().get(name, groups[name].size)
-        room = 0.03 * groups[name].size + 1
+        # Where a plan takes less of a group than a milder one has, what has gone stays away.
+        room = 0.05 * groups[name].size + 3
         assert abs(p.sum().item() - kept) < room, name
     for cost in costs.values():
         with torch.no_grad():
-            begins = float(cost.of(gates.expected_counts())) / cost.dense
-        assert begins == pytest.approx(cost(plan.counts()) / cost.dense, abs=0.05)
+            expected = float(cost.of(gates.expected_counts())) / cost.dense
+        assert expected == pytest.approx(cost(plan.counts()) / cost.dense, abs=0.05)
 
 
-def test_units_of_a_module_that_goes_as_a_whole_begin_closed(make_recognizer: MakeRecognizer) -> None:
+def test_units_of_a_module_that_goes_as_a_whole_go_with_it(make_recognizer: MakeRecognizer) -> None:
     """Without a bias nothing is left of a module without units, so that the plan says nothing of these."""
     groups = find_groups(make_recognizer("conformer", use_bias=False).model)
-    units = "layers.0.feed_forward1.units"
-    plan = PruningPlan.keep(groups, {units: []})
+    plan = PruningPlan.keep(groups, {UNITS: []})
     assert plan.gone == {"layers.0.feed_forward1"}
-    assert (opening(groups, {units: Elimination.by_harm(torch.ones(20))}, plan)[units] < 0).all()
+    scores = {UNITS: Elimination.by_harm(torch.ones(20))}
+    assert (opening(groups, scores, {1.0: plan}, [UNITS])[UNITS] < 0).all()
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_a_module_with_a_gate_of_its_own_can_come_back(groups: Groups, stays: bool) -> None:
-    module = "layers.0.conv"
+def test_a_module_with_a_gate_of_its_own_goes_by_that(groups: Groups, stays: bool) -> None:
+    module, units = "layers.0.conv", "layers.0.conv.channels"
     plan = PruningPlan.keep(groups, {} if stays else {module: []})
-    begin = opening(groups, {module: Elimination.by_harm(torch.ones(1))}, plan)[module]
-    assert begin.sigmoid().item() == pytest.approx(0.99 if stays else 0.01)
+    scores = {name: Elimination.by_harm(torch.ones(groups[name].size)) for name in (module, units)}
+    begin = opening(groups, scores, {1.0: plan}, [module, units])
+    assert (begin[module].item() > 5.0) is stays
+    assert (begin[units] > 0).all()

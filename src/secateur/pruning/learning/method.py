@@ -186,11 +186,9 @@ class LearnedMethod:
         """The plan, and what it leaves of the weights that were learned with it."""
         teacher = decision.judgement.teacher
         begins = BEGINS if self._plans_first else 0.0
+        student = self._approach(decision, begins) if begins else teacher.copy()
 
         def make() -> dict[str, Any]:
-            student = teacher.copy()
-            if begins:
-                self._refit_part_way(student.model, decision, begins)
             gates = self._gates(decision).to(student.model.device)
             costs = {name: self.costs[name] for name in self.limited}
             working = Working(student.model, self.dtype)
@@ -249,9 +247,10 @@ class LearnedMethod:
         )
         return plan.resolved(self.groups)
 
-    def _refit_part_way(self, model: PreTrainedModel, decision: Decision, way: float) -> None:
-        """Refit, in the unpruned model, what is left at a part of the way; lightly, as it is trained on."""
+    def _approach(self, decision: Decision, way: float) -> Recognizer:
+        """The unpruned recogniser with what is left at a part of the way refitted; lightly, as it is trained on."""
         teacher, plan = decision.judgement.teacher, self._plan_at(decision, way)
+        whole = teacher.copy()
 
         def make() -> dict[str, Any]:
             minutes = LIGHTLY * self.oneshot.reconstruct_minutes
@@ -261,7 +260,8 @@ class LearnedMethod:
 
         if "reconstruct" in self.settings.phases:
             made = self.schedule.stage("approach", make)
-            unslice(model, self._sliced(plan, teacher, made).model, self.groups, plan)
+            unslice(whole.model, self._sliced(plan, teacher, made).model, self.groups, plan)
+        return whole
 
     def _gates(self, decision: Decision) -> Gates:
         """Those of a search, where the scores have them or open."""
