@@ -176,6 +176,18 @@ def decode(recognizer: Recognizer, tokens: list[int], probabilities: list[float]
     return recognizer._decode(frames, len(tokens) * recognizer.seconds_per_frame)
 
 
+@pytest.mark.parametrize(
+    ("wave", "said"),
+    [
+        (np.zeros((RATE, 2), np.float32), r"a waveform has the shape \(16000, 2\): give one of mono samples"),
+        (np.full(RATE, np.nan, np.float32), "what the model puts out is not a number"),
+    ],
+)
+def test_what_cannot_be_heard_is_refused_in_a_sentence(wave: np.ndarray, said: str) -> None:
+    with pytest.raises(SecateurError, match=said):
+        conformer().transcribe(wave)
+
+
 def test_greedy_decoding_merges_repeats_drops_blanks_and_times_the_words() -> None:
     # frames:      0  1  2  3  4  5  6  7  8  9
     tokens = [7, 1, 1, 7, 2, 3, 3, 7, 4, 4]

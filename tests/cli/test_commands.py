@@ -151,6 +151,15 @@ def test_transcribe_names_what_it_cannot_read_and_goes_on(
     assert run("transcribe", model, broken, speech / "1.wav").stdout.startswith(f"{speech / '1.wav'}: ")
 
 
+def test_transcribe_names_a_file_that_is_not_there_and_hears_the_others(
+    run: Run, model: Path, speech: Path
+) -> None:
+    result = run("transcribe", model, "nowhere.wav", speech / "1.wav")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{speech / '1.wav'}: ")
+    assert "skipped 1 of 2: nowhere.wav: does not exist" in result.stderr
+
+
 def test_transcribe_keeps_what_it_heard_of_a_long_recording_when_nothing_else_can_be_read(
     run: Run, model: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +190,7 @@ def test_one_file_is_printed_as_text_alone_and_several_with_their_paths(run: Run
     [
         (("inspect", "nowhere.nemo"), "nowhere.nemo does not exist"),
         (("inspect", "MODEL", "--device", "abacus"), "'abacus'"),
+        (("inspect", "MODEL", "--device", "hpu"), "PyTorch cannot compute on 'hpu' here"),
         (("inspect", "MODEL", "--device", "meta"), "'meta' is none of the devices that Secateur computes on"),
         (("inspect", "MODEL", "--json", "/no/such/folder/figures.json"), "/no/such/folder/figures.json"),
         (("inspect", "MODEL", "--seconds", "0.001"), "0.001 s"),

@@ -172,7 +172,7 @@ def test_ctrl_c_while_the_result_is_written_leaves_nothing(
 
 
 def learned_arguments(model: Path, speech: Path, out: Path, **others: object) -> list[object]:
-    phases = "start,reconstruct,search,recover"
+    phases = "start,search,reconstruct,recover"
     return prune_arguments(
         model, speech, out, **{"method": "learned", "phases": phases, "steps": 4, **others}
     )
@@ -256,7 +256,7 @@ def test_a_process_that_is_told_to_stop_in_the_midst_of_training_keeps_what_it_h
     with subprocess.Popen(
         [sys.executable, "-m", "secateur", *map(str, command)], stderr=subprocess.PIPE, text=True
     ) as process:
-        searched = tmp_path / "out.unfinished" / "reconstruct.pt"
+        searched = tmp_path / "out.unfinished" / "approach.pt"
         while not searched.exists() and process.poll() is None:
             time.sleep(0.05)
         # Into the search.
@@ -267,7 +267,7 @@ def test_a_process_that_is_told_to_stop_in_the_midst_of_training_keeps_what_it_h
     assert said == TOO_FEW + (
         f"secateur: stopped; what was done is kept in {searched.parent}, and the same command goes on from there\n"
     )
-    assert {path.name for path in searched.parent.glob("*.pt")} >= {"reconstruct.pt", "search.so-far.pt"}
+    assert {path.name for path in searched.parent.glob("*.pt")} >= {"approach.pt", "search.so-far.pt"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
@@ -278,7 +278,7 @@ def test_going_on_with_other_settings_is_refused_with_what_differs(
     said = refused(*command, "--keep", "params=50%", "--steps", 6, "--phases", "start,search")
     assert said == (
         f"secateur: {tmp_path / 'out.unfinished'} holds an unfinished run with other settings (keep was params=60%, is "
-        "params=50%; learned.steps was 4, is 6; learned.phases was start,reconstruct,search,recover, is start,search): "
+        "params=50%; learned.steps was 4, is 6; learned.phases was start,search,reconstruct,recover, is start,search): "
         "give the same ones to go on with it, or delete the folder\n"
     )
     assert listing(tmp_path) == ["out.unfinished"]
@@ -442,7 +442,7 @@ def test_no_option_is_left_out_above() -> None:
             {"uniform": True, "phases": "start,search,recover"},
             "uniform sharing is for scores, and a search decides",
         ),
-        ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, reconstruct, search, "),
+        ({"phases": "search,luck"}, "there is no phase 'luck'; choose among start, search, reconstruct, "),
         ({"config": "nowhere.yaml"}, "nowhere.yaml cannot be read: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

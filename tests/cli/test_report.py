@@ -19,7 +19,7 @@ Refused = Callable[..., str]
 def pruned(run: Run, model: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a learned run leaves."""
     out = tmp_path_factory.mktemp("pruned") / "smaller"
-    phases = "start,reconstruct,search,recover"
+    phases = "start,search,reconstruct,recover"
     options = (
         "--keep",
         "params=60%",

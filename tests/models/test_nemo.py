@@ -384,6 +384,17 @@ def test_a_damaged_member_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_weights_that_are_not_what_was_written_are_refused(tmp_path: Path) -> None:
+    """PyTorch reads them as if nothing was wrong."""
+    path = archive(tmp_path / "m.nemo", CONFIG)
+    data = bytearray(path.read_bytes())
+    number = nemo_weights(CONFIG)["encoder.layers.0.feed_forward1.linear1.weight"][3, :4].numpy().tobytes()
+    data[data.index(number)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SecateurError, match="model_weights.ckpt is damaged"):
+        read_nemo(path)
+
+
 def test_a_piece_with_the_name_of_the_blank_is_refused() -> None:
     with pytest.raises(SecateurError, match="has a piece '<pad>'"):
         tokenizer_from_pieces(["<unk>", "▁a", "<pad>", "b"], merges=True)

@@ -93,6 +93,18 @@ def test_transcripts_that_are_not_text_are_skipped(tmp_path: Path) -> None:
 # A folder of audio
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_of_a_recording_in_two_formats_one_is_taken(tmp_path: Path, listed: bool) -> None:
+    sound(tmp_path / "a-0.wav")
+    sound(tmp_path / "a-0.flac")
+    if listed:
+        (tmp_path / "a.trans.txt").write_text("a-0 HELLO\n")
+    else:
+        (tmp_path / "a-0.txt").write_text("HELLO\n")
+    entries = list(open_corpus(tmp_path).entries())
+    assert entries == [Utterance("a-0", tmp_path / "a-0.flac", "HELLO")]
+
+
 def test_a_folder_of_audio_is_read_at_any_depth_in_sorted_order_with_the_texts_beside(tmp_path: Path) -> None:
     for name in ("b.wav", "a.wav", "deep/er/c.flac", "a2/d.WAV", ".hidden.wav", ".cache/e.wav"):
         sound(tmp_path / name)
@@ -253,6 +265,19 @@ def test_a_broken_manifest_line_is_named_counted_and_skipped(
     assert (skips.read, skips.skipped) == (1, 1)
     assert skips.first[0].name == f"m.jsonl:{1 if broken_first else 2}"
     assert skips.first[0].reason.startswith(reason)
+
+
+def test_a_manifest_names_files_in_its_folder_from_where_one_is_or_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sets/both.wav", "both.wav", "here.wav", "home/own.wav"):
+        sound(tmp_path / name)
+    lines = [{"audio_filepath": name} for name in ("both.wav", "here.wav", "~/own.wav", "nowhere.wav")]
+    data = manifest(tmp_path / "sets" / "a.jsonl", *lines)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    places = [each.path.absolute().relative_to(tmp_path).as_posix() for each in open_corpus(data)]
+    assert places == ["sets/both.wav", "here.wav", "home/own.wav", "sets/nowhere.wav"]
 
 
 def test_a_manifest_line_that_is_not_utf8_is_skipped(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ SCORES = (
     default="start,reconstruct,recover",
     show_default=True,
     callback=names,
-    help="Learned: the phases to run, out of start (scores), reconstruct (refits), search and recover.",
+    help="Learned: the phases to run, out of start (scores), search, reconstruct (refits) and recover.",
 )
 @click.option(
     "--strides",
