@@ -196,7 +196,7 @@ def test_runs_without_a_part_share_what_that_part_does_not_change(run: Run, tmp_
     ("variant", "shared"),
     [
         ("plain_divergence", ["start", "reconstruct"]),
-        ("with_search", ["start", "reconstruct"]),
+        ("with_search", ["start"]),
         ("without_refitting", ["start"]),
         ("without_front_end_groups", []),
         ("in_two_strides", []),

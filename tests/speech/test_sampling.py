@@ -149,5 +149,5 @@ def test_nothing_to_hear_is_refused(entries: list[Utterance | Skipped]) -> None:
 
 
 def test_mostly_unreadable_data_is_refused() -> None:
-    with pytest.raises(SecateurError, match="too much of the data cannot be read"):
+    with pytest.raises(SecateurError, match="too much of the data has to be left out"):
         draw(corpus_of([4.0] * 20 + ["broken"] * 20), 60.0)

@@ -293,6 +293,28 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_an_average_is_of_weights_that_the_rate_never_fell_for(
+    learned: Trained, result: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[float, dict[str, torch.Tensor]]] = []
+    step = trainer.Trainer.step
+
+    def watched(self: trainer.Trainer, batch: Batch) -> None:
+        step(self, batch)
+        rate = self.optimizers[0].param_groups[0]["lr"]
+        steps.append((rate, self.objective.model_state()))
+
+    monkeypatch.setattr(trainer.Trainer, "step", watched)
+    wanted = settings(speech, init=str(result), steps=8, average=True, warm_up=1, rate=1e-3)
+    averaged = train(wanted).recognizer.model.state_dict()
+    assert [rate for rate, _ in steps] == [1e-3] * 8
+    assert not torch.equal(steps[-1][1]["ctc_head.weight"], averaged["ctc_head.weight"])
+    for name, tensor in averaged.items():
+        if tensor.is_floating_point():
+            mean = torch.stack([state[name] for _, state in steps[2:]]).mean(dim=0)
+            torch.testing.assert_close(tensor, mean, msg=name)
+
+
 @pytest.mark.parametrize(
     ("chosen", "init", "by_muon"),
     [(None, False, True), ("adamw", False, False), (None, True, False), ("muon", True, True)],
@@ -349,7 +371,9 @@ def test_speech_to_measure_on_that_is_not_there_is_refused_before_the_work(
     lines = [{"audio_filepath": f"{number}.wav", "text": "a word"} for number in range(11)]
     manifest = tmp_path / "valid.jsonl"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    with pytest.raises(SecateurError, match="too much of the data cannot be read .skipped 11 of 11: .*0.wav"):
+    with pytest.raises(
+        SecateurError, match="too much of the data has to be left out .skipped 11 of 11: .*0.wav"
+    ):
         train(settings(speech, valid=manifest), tmp_path / "out")
     # Fewer than are skipped without a word are all that there is.
     manifest.write_text(json.dumps(lines[0]) + "\n", encoding="utf-8")

@@ -157,10 +157,14 @@ def test_rates_rise_first_and_fall_along_half_a_cosine_to_the_end() -> None:
     assert seen[True][39] == max(seen[True])
 
 
-@given(death=st.integers(1, 19), seldom=st.integers(1, 4), averages=st.sampled_from([0.0, 0.8]))
+@given(
+    death=st.integers(1, 19),
+    seldom=st.integers(1, 4),
+    averaging=st.sampled_from([{}, {"averages": 0.8}, {"means_from": 0.25}]),
+)
 @settings(max_examples=16)
 def test_killed_at_any_step_it_goes_on_to_the_same_weights_moments_and_figures(
-    tmp_path_factory: pytest.TempPathFactory, death: int, seldom: int, averages: float
+    tmp_path_factory: pytest.TempPathFactory, death: int, seldom: int, averaging: dict[str, float]
 ) -> None:
     def kill(step: int) -> None:
         if step == death:
@@ -168,7 +172,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights_moments_and_figures(
 
     def run(path: Path | None, before: Callable[[int], object] = lambda _: None) -> Trainer:
         objective = LeastSquares()
-        loop = {"validations": 5, "keeps_best": True, "averages": averages}
+        loop = {"validations": 5, "keeps_best": True, **averaging}
         return trained(
             objective,
             Length(steps=20),
@@ -521,6 +525,29 @@ def test_the_average_of_what_was_learned_is_validated_and_kept_and_not_learned_f
         if (step + 1) % 10 == 0:
             torch.testing.assert_close(validated[(step + 1) // 10], average)
     torch.testing.assert_close(kept, average)
+
+
+def test_the_mean_over_the_last_steps_is_validated_and_kept() -> None:
+    objective = LeastSquares()
+    weights: list[Tensor] = []
+    validated: list[Tensor] = []
+
+    def report(*_: object) -> None:
+        weights.append(objective.weight.detach().clone())
+
+    def validate() -> float:
+        validated.append(objective.weight.detach().clone())
+        return 0.0
+
+    loop = {"validations": 4, "means_from": 0.25, "decays": False}
+    trained(objective, Length(steps=40), loop=loop, validate=validate, report=report)
+    before, *after, last = validated[1:]
+    # Of the first quarter nothing is in it.
+    assert torch.equal(before, weights[9])
+    for quarter, mean in enumerate(after, 2):
+        torch.testing.assert_close(mean, torch.stack(weights[10 : 10 * quarter]).mean(dim=0))
+    torch.testing.assert_close(last, torch.stack(weights[10:]).mean(dim=0))
+    assert torch.equal(objective.weight.detach(), last)
 
 
 def test_a_model_that_training_only_harms_stays_as_it_was() -> None:

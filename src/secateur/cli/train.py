@@ -68,6 +68,11 @@ RENAMED = {"limit": "valid_limit"}
     help="Peak learning rate.",
 )
 @click.option(
+    "--average",
+    is_flag=True,
+    help="Stay at that rate, and keep the means of the weights over the last three quarters of the steps: they are easier to prune.",
+)
+@click.option(
     "--optimizer",
     type=click.Choice(["muon", "adamw"]),
     help="Optimiser of the matrices of linear layers.  [default: muon; adamw with --init]",

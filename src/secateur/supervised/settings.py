@@ -36,6 +36,9 @@ VOCABULARY = 256
 """Pieces of words that a model of random weights writes with, where nobody says."""
 
 OPTIMIZERS = ("muon", "adamw")
+AVERAGED = 0.75
+"""Part of the steps, the last of them, over which weights are averaged where that is asked for."""
+
 MATRICES = 2.0
 """Rate of the matrices that Muon moves, for that of all else."""
 
@@ -60,6 +63,7 @@ class TrainSettings(runs.Settings):
             and measured after comes on top.
         steps: of training, which then takes the time that it takes; None: by ``minutes``.
         rate: peak learning rate, which falls along half a cosine to nothing.
+        average: whether it stays there instead, and what comes out are the weights' means over the last `AVERAGED` of the steps.
         optimizer: ``adamw`` for all parameters, or ``muon`` (Jordan et al. 2024) for the matrices of linear layers below the head,
             at `MATRICES` times the rate, and AdamW for all else. None: ``muon`` from random weights, which it teaches in half as many
             steps, and ``adamw`` with ``init``.
@@ -90,6 +94,7 @@ class TrainSettings(runs.Settings):
     minutes: float = 60.0
     steps: int | None = None
     rate: float = 1.5e-3
+    average: bool = False
     optimizer: str | None = None
     warm_up: int = 300
     batch_seconds: float = 60.0

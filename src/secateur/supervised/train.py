@@ -29,7 +29,7 @@ from secateur.structure.inspect import inspect
 from secateur.supervised.beginning import check_writable, going_on, untrained, with_vocabulary
 from secateur.supervised.objective import Transcription, impossible
 from secateur.supervised.pieces import find_pieces
-from secateur.supervised.settings import MATRICES, VOCABULARY, Size, TrainSettings
+from secateur.supervised.settings import AVERAGED, MATRICES, VOCABULARY, Size, TrainSettings
 from secateur.supervised.transcribed import Transcribed, scorable
 from secateur.training.feed import Feed
 from secateur.training.phase import Log, run_phase
@@ -208,6 +208,8 @@ def _learned(
         keeps_best=True,
         validates_untrained=False,
         warm_up=settings.warm_up,
+        decays=not settings.average,
+        means_from=1 - AVERAGED if settings.average else None,
     )
 
     def validate() -> float:

@@ -76,6 +76,8 @@ class Loop:
         decays: whether they fall along half a cosine to the end, or stay.
         averages: part of a moving average of what is learned that stays at a step; the average is then what is validated
             and what the phase ends with (Polyak and Juditsky 1992). At the beginning it forgets faster. 0: there is none.
+        means_from: part of the steps after which it is the mean over all steps since instead (Izmailov et al. 2018,
+            arXiv 1803.05407). None: it is not.
         keeps_best: whether the phase ends with the last model that was not validated `CLEARLY` worse than any, or with the last
             one.
     """
@@ -89,6 +91,7 @@ class Loop:
     warm_up: int = WARM_UP_STEPS
     decays: bool = True
     averages: float = 0.0
+    means_from: float | None = None
 
 
 class Best(NamedTuple):
@@ -304,13 +307,21 @@ class Trainer:
 
     def _average(self) -> None:
         """Take the model as it is into the average."""
-        if not self.loop.averages:
-            return
-        state, done = self.objective.model_state(), self.progress.step
+        done, means_from = self.progress.step, self.loop.means_from
+        if means_from is None:
+            if not self.loop.averages:
+                return
+            stays = min(self.loop.averages, (done + 1) / (done + 10))
+        else:
+            # While it is not known how many steps there will be, these are the first.
+            first = done + 1 if self.progress.total is None else math.ceil(means_from * self.progress.total)
+            if done < first:
+                return
+            stays = 1 - 1 / (done - first + 1)
+        state = self.objective.model_state()
         if self.progress.average is None:
             self.progress.average = state
             return
-        stays = min(self.loop.averages, (done + 1) / (done + 10))
         for name, average in self.progress.average.items():
             if average.is_floating_point():
                 average.lerp_(state[name], 1 - stays)
