@@ -60,7 +60,7 @@ OTHER = 1 << 32
 """Between the seeds of two strides: more than any seed that is given."""
 
 LIGHTLY = 0.25
-"""Of the speech that refitting hears, what it hears before a search, which trains on."""
+"""Of the speech that refitting hears, what it hears on either side of a search, which trains."""
 
 AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
@@ -253,15 +253,18 @@ class LearnedMethod:
         whole = teacher.copy()
 
         def make() -> dict[str, Any]:
-            minutes = LIGHTLY * self.oneshot.reconstruct_minutes
-            oneshot = replace(self.oneshot, reconstruct_minutes=minutes, reconstruct_steps=0)
-            refitted = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage)
+            refitted = carry_out(plan, teacher, self.speech, self._lightly(), self.progress.stage)
             return {"model": refitted.model.state_dict()}
 
         if "reconstruct" in self.settings.phases:
             made = self.schedule.stage("approach", make)
             unslice(whole.model, self._sliced(plan, teacher, made).model, self.groups, plan)
         return whole
+
+    def _lightly(self) -> OneShot:
+        """How what is trained on, or was, is refitted: on less speech, in closed form alone."""
+        minutes = LIGHTLY * self.oneshot.reconstruct_minutes
+        return replace(self.oneshot, reconstruct_minutes=minutes, reconstruct_steps=0)
 
     def _gates(self, decision: Decision) -> Gates:
         """Those of a search, where the scores have them or open."""
@@ -295,8 +298,11 @@ class LearnedMethod:
         """What the plan leaves, of the teacher or as it is given, refitted towards the teacher if there is that phase."""
 
         def make() -> dict[str, Any]:
-            refit = "reconstruct" in self.settings.phases
-            oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
+            if "reconstruct" not in self.settings.phases:
+                oneshot = replace(self.oneshot, reconstruct_minutes=0)
+            else:
+                # What has learned in a search to do without the rest is nearly there.
+                oneshot = self.oneshot if sliced is None else self._lightly()
             student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, sliced=sliced)
             return {"model": student.model.state_dict(), "minutes": oneshot.reconstruct_minutes}
 
