@@ -59,9 +59,6 @@ TEACHING = 0.34
 OTHER = 1 << 32
 """Between the seeds of two strides: more than any seed that is given."""
 
-LIGHTLY = 0.25
-"""Of the speech that refitting hears, what it hears on either side of a search, which trains."""
-
 AVERAGE = 0.99
 """Part of the moving average of the weights that stays at a step of recovery."""
 
@@ -248,23 +245,20 @@ class LearnedMethod:
         return plan.resolved(self.groups)
 
     def _approach(self, decision: Decision, way: float) -> Recognizer:
-        """The unpruned recogniser with what is left at a part of the way refitted; lightly, as it is trained on."""
+        """The unpruned recogniser with what is left at a part of the way refitted; in closed form alone, as it is trained on."""
         teacher, plan = decision.judgement.teacher, self._plan_at(decision, way)
         whole = teacher.copy()
 
         def make() -> dict[str, Any]:
-            refitted = carry_out(plan, teacher, self.speech, self._lightly(), self.progress.stage)
+            minutes = min(self.oneshot.score_minutes, self.oneshot.reconstruct_minutes)
+            oneshot = replace(self.oneshot, reconstruct_minutes=minutes, reconstruct_steps=0)
+            refitted = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage)
             return {"model": refitted.model.state_dict()}
 
         if "reconstruct" in self.settings.phases:
             made = self.schedule.stage("approach", make)
             unslice(whole.model, self._sliced(plan, teacher, made).model, self.groups, plan)
         return whole
-
-    def _lightly(self) -> OneShot:
-        """How what is trained on, or was, is refitted: on less speech, in closed form alone."""
-        minutes = LIGHTLY * self.oneshot.reconstruct_minutes
-        return replace(self.oneshot, reconstruct_minutes=minutes, reconstruct_steps=0)
 
     def _gates(self, decision: Decision) -> Gates:
         """Those of a search, where the scores have them or open."""
@@ -298,11 +292,8 @@ class LearnedMethod:
         """What the plan leaves, of the teacher or as it is given, refitted towards the teacher if there is that phase."""
 
         def make() -> dict[str, Any]:
-            if "reconstruct" not in self.settings.phases:
-                oneshot = replace(self.oneshot, reconstruct_minutes=0)
-            else:
-                # What has learned in a search to do without the rest is nearly there.
-                oneshot = self.oneshot if sliced is None else self._lightly()
+            refit = "reconstruct" in self.settings.phases
+            oneshot = self.oneshot if refit else replace(self.oneshot, reconstruct_minutes=0)
             student = carry_out(plan, teacher, self.speech, oneshot, self.progress.stage, sliced=sliced)
             return {"model": student.model.state_dict(), "minutes": oneshot.reconstruct_minutes}
 
