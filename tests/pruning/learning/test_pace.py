@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from secateur.pruning.learning import pace as room
-from secateur.pruning.learning.learned import PHASES, Learned
+from secateur.pruning.learning.learned import Learned
 from secateur.pruning.learning.method import LearnedMethod
 from secateur.pruning.learning.mixing import PARTS
 from secateur.pruning.learning.pace import (
     FEWEST_MINUTES,
     REFITTING,
     SCORING,
-    SEARCHED,
     SETTLING,
     SHARE,
     TRYING,
@@ -62,20 +61,6 @@ def test_without_trials_there_is_more_time_to_score_and_to_refit() -> None:
     share = SHARE * LEARNED.minutes
     assert share / 2 < oneshot.score_minutes * SCORING * 0.3 <= share
     assert share / 2 < oneshot.reconstruct_minutes * REFITTING * 0.3 <= share
-
-
-def test_after_a_search_refitting_takes_an_eighth_of_its_time() -> None:
-    asked = replace(ASKED, trials=0)
-    usual, _ = fitted(asked, LEARNED, 0.05, 12.0)
-    searched, _ = fitted(asked, replace(LEARNED, phases=PHASES), 0.05, 12.0)
-    assert searched.score_minutes == usual.score_minutes
-    share = SEARCHED * SHARE * LEARNED.minutes
-    assert share / 2 < searched.reconstruct_minutes * REFITTING * 0.05 <= share
-    stepping = searched.reconstruct_steps * BATCH_SECONDS / 60 * SETTLING * 0.05
-    share = SEARCHED * VALIDATING * LEARNED.minutes
-    assert share / 2 < stepping <= share
-    fast = fitted(asked, replace(LEARNED, phases=PHASES), 0.001, 12.0)[0]
-    assert fast == asked
 
 
 def test_long_recordings_are_validated_on_as_far_as_there_is_the_time() -> None:

@@ -29,8 +29,8 @@ class Learned:
         minutes: wall-clock time that the phases are planned to fit into; what is read and measured before and after
             comes on top.
         steps: of search and recovery together, which then take the time that they take; None: by ``minutes``.
-        phases: which of `PHASES` there are. By default there is no search: it has not been seen yet to find plans that are
-            better, within an hour, than those of the scores (docs/notes/learned.md).
+        phases: which of `PHASES` there are. By default there is no search: within an hour it has not been clearly ahead, on a
+            Conformer of 13 M parameters, of as much more recovery (docs/notes/learned.md).
         strides: in how many the budget is gone down to, each of them with all phases; None: see `strides.strides`.
         search_share: part of the steps, or of the time, for search and recovery that goes into the search.
         rate: peak learning rate of the weights; None: by how much has to go, see `usual_rate`.

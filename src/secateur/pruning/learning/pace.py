@@ -26,10 +26,6 @@ TRYING = 1 / 6
 VALIDATING = 0.15
 """Of a run's time, what all its validations may take, and as much for steps of refitting."""
 
-SEARCHED = 1 / 8
-"""Of the time that refitting may take, what it may take after a search, which has trained what is left: the rest is worth more in
-recovery (docs/notes/learned.md)."""
-
 SCORING, REFITTING, SETTLING = 8.0, 3.0, 2.0
 """Forward passes of the unpruned model in whose time speech is scored, refitted on, and settled on in a step (`benchmarks.pace`).
 
@@ -115,7 +111,6 @@ def fitted(
     everything = learned.minutes / pace
     passes = (TRYING if oneshot.trials else SHARE) * everything
     utterances = VALIDATING * 60 * everything / utterance_seconds
-    refitting = SEARCHED if "search" in learned.phases else 1.0
     # Beside those that were asked for there is one before the first step, and one of each part of the way back.
     more = 1 + len(PARTS)
     fewest = max(1, min(FEWEST, math.ceil(VALIDATED_SECONDS / utterance_seconds)))
@@ -125,10 +120,10 @@ def fitted(
         replace(
             oneshot,
             score_minutes=min(oneshot.score_minutes, _whole(passes / SCORING)),
-            reconstruct_minutes=min(oneshot.reconstruct_minutes, _whole(refitting * passes / REFITTING)),
+            reconstruct_minutes=min(oneshot.reconstruct_minutes, _whole(passes / REFITTING)),
             reconstruct_steps=min(
                 oneshot.reconstruct_steps,
-                _tens(refitting * VALIDATING * everything / (SETTLING * BATCH_SECONDS / 60)),
+                _tens(VALIDATING * everything / (SETTLING * BATCH_SECONDS / 60)),
             ),
             # Beside the plans that are tried there is the usual one.
             trials=min(oneshot.trials, max(0, int(SHARE * everything / trial) - 1)),
