@@ -36,6 +36,7 @@ VOCABULARY = 256
 """Pieces of words that a model of random weights writes with, where nobody says."""
 
 OPTIMIZERS = ("muon", "adamw")
+
 AVERAGED = 0.75
 """Part of the steps, the last of them, over which weights are averaged where that is asked for."""
 

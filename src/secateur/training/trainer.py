@@ -307,17 +307,9 @@ class Trainer:
 
     def _average(self) -> None:
         """Take the model as it is into the average."""
-        done, means_from = self.progress.step, self.loop.means_from
-        if means_from is None:
-            if not self.loop.averages:
-                return
-            stays = min(self.loop.averages, (done + 1) / (done + 10))
-        else:
-            # While it is not known how many steps there will be, these are the first.
-            first = done + 1 if self.progress.total is None else math.ceil(means_from * self.progress.total)
-            if done < first:
-                return
-            stays = 1 - 1 / (done - first + 1)
+        stays = self._staying()
+        if stays is None:
+            return
         state = self.objective.model_state()
         if self.progress.average is None:
             self.progress.average = state
@@ -327,6 +319,15 @@ class Trainer:
                 average.lerp_(state[name], 1 - stays)
             else:
                 average.copy_(state[name])
+
+    def _staying(self) -> float | None:
+        """Part of the average that stays when the model is taken into it; None: it is not taken in."""
+        done, total, means_from = self.progress.step, self.progress.total, self.loop.means_from
+        if means_from is None:
+            return min(self.loop.averages, (done + 1) / (done + 10)) if self.loop.averages else None
+        # While it is not known how many steps there will be, these are the first.
+        had = -1 if total is None else done - math.ceil(means_from * total)
+        return None if had < 0 else had / (had + 1)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -187,10 +187,8 @@ def test_the_way_down_has_the_costs_of_its_plans(
     model = make_recognizer("conformer", units=200, width=64, channels=32).model
     costs = {"params": parameter_cost(groups), "macs": mac_cost(groups, model, 10.0)}
     fine = [name for name in groups if name not in {*groups.layers, *groups.branches}]
-    scores, budget = (
-        {name: each for name, each in scored(groups, 1).items() if name in fine},
-        Budget.parse(keep),
-    )
+    scores = {name: each for name, each in scored(groups, 1).items() if name in fine}
+    budget = Budget.parse(keep)
     plans = {way: allocate(groups, scores, costs, budget.part_way(costs, way)) for way in RUNGS[:12]}
     gates = Gates(groups, fine, log_alpha=opening(groups, scores, plans, fine), slope=SLOPE)
     gates.place = place
